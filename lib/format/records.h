@@ -1,0 +1,103 @@
+// The records of a site's store, as bytes and back. Little-endian, each with a version;
+// grammar and worked examples: docs/formats/store.md. RocksDB checks its blocks; these
+// decoders still trust nothing and return DataLoss for bytes that no encoder made,
+// Unimplemented for a newer version.
+#ifndef BRAID_LIB_FORMAT_RECORDS_H_
+#define BRAID_LIB_FORMAT_RECORDS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "lib/base/units.h"
+#include "lib/base/uuid.h"
+#include "lib/mapping/map_run.h"
+
+namespace braid {
+
+inline constexpr uint32_t kStoreVersion = 1;
+inline constexpr size_t kMaxNameBytes = 63;  // of sites, nodes, volumes, devices, classes
+
+// Letters, digits, '.', '_', '-', beginning with a letter or digit: safe in paths,
+// DNS, shells and URIs. InvalidArgument says what is wrong; `what` names the thing
+// ("volume name").
+absl::Status CheckName(absl::string_view what, absl::string_view name);
+
+// One per store.
+struct SiteRecord {
+  Uuid cluster;
+  Uuid site;
+  std::string name;
+  Revision revision;  // of the last committed change
+  friend bool operator==(const SiteRecord&, const SiteRecord&) = default;
+};
+
+struct DeviceRecord {
+  Uuid id;
+  std::string name;  // unique in the site
+  std::string node;  // the failure domain: the server it sits in
+  std::string path;  // absolute, as the node sees it
+  std::string device_class;
+  uint64_t device_bytes = 0;
+  uint64_t data_offset = 0;
+  uint64_t data_bytes = 0;  // capacity for extents
+  int64_t created_unix_seconds = 0;
+  Revision revision;
+  friend bool operator==(const DeviceRecord&, const DeviceRecord&) = default;
+};
+
+enum class Layout : uint8_t { kLinear = 1, kStriped = 2, kMirrored = 3, kStripedMirrors = 4 };
+
+enum class VolumeState : uint8_t {
+  kPreparing = 1,  // extents allocated, not all zeroed: not attachable
+  kReady = 2,
+  kDeleting = 3,
+};
+
+// The attachment as the store knows it. held is set durably before a holder may do its
+// first I/O and cleared after its clean end, so a store that says held after a restart
+// tells of an unclean end.
+struct AttachmentRecord {
+  Epoch epoch;
+  bool held = false;
+  bool read_only = false;
+  std::string node;
+  Uuid boot_id;  // of the holder's machine
+  uint64_t pid = 0;
+  int64_t since_unix_seconds = 0;
+  friend bool operator==(const AttachmentRecord&, const AttachmentRecord&) = default;
+};
+
+struct VolumeRecord {
+  Uuid id;
+  std::string name;  // unique in its site
+  uint64_t size_bytes = 0;
+  Layout layout = Layout::kLinear;
+  uint32_t columns = 1;
+  uint64_t stripe_bytes = 0;
+  uint32_t legs = 1;
+  std::string device_class;   // the condition it was built under; "" any
+  std::vector<Uuid> devices;  // DeviceIndex is the place in here
+  VolumeState state = VolumeState::kPreparing;
+  std::string fault;  // what was lost, in words; "" nothing
+  AttachmentRecord attachment;
+  int64_t created_unix_seconds = 0;
+  Revision revision;
+  friend bool operator==(const VolumeRecord&, const VolumeRecord&) = default;
+};
+
+std::string EncodeSite(const SiteRecord& record);
+absl::StatusOr<SiteRecord> DecodeSite(absl::string_view bytes);
+std::string EncodeDevice(const DeviceRecord& record);
+absl::StatusOr<DeviceRecord> DecodeDevice(absl::string_view bytes);
+std::string EncodeVolume(const VolumeRecord& record);
+absl::StatusOr<VolumeRecord> DecodeVolume(absl::string_view bytes);
+// The run's column, leg and first extent are its key and not in the value.
+std::string EncodeRun(const MapRun& run);
+absl::StatusOr<MapRun> DecodeRun(absl::string_view bytes);
+
+}  // namespace braid
+
+#endif  // BRAID_LIB_FORMAT_RECORDS_H_

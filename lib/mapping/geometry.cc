@@ -1,0 +1,1 @@
+#include "lib/mapping/geometry.h"

@@ -1,0 +1,107 @@
+// The shape of a volume, and the arithmetic from a volume offset to a place in a
+// column. Pure: no I/O, no locks, no allocation.
+//
+//   volume offset --stripes--> (column, column offset) --page table--> (device, unit) per leg
+//
+// Stripe unit i of the volume (stripe_bytes long) lies in column i % columns, at
+// column offset (i / columns) * stripe_bytes. A volume with one column is its column.
+// Each column is divided into large extents; each extent has one copy per leg.
+#ifndef BRAID_LIB_MAPPING_GEOMETRY_H_
+#define BRAID_LIB_MAPPING_GEOMETRY_H_
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "lib/base/units.h"
+
+namespace braid {
+
+// Bounds of a volume, each with its reason.
+// NBD and off_t speak of offsets below 2^63.
+inline constexpr uint64_t kMaxVolumeBytes = (uint64_t{1} << 63) - kSectorBytes;
+// Legs of one extent lie side by side: four fill half a cache line.
+inline constexpr uint32_t kMaxLegs = 4;
+// More columns than this make every large request touch hundreds of devices.
+inline constexpr uint32_t kMaxColumns = 64;
+// A smaller stripe would cut pages in two; a larger one would cut across extents.
+inline constexpr uint64_t kMinStripeBytes = 4 * kKiB;
+inline constexpr uint64_t kMaxStripeBytes = kExtentBytes;
+inline constexpr uint64_t kDefaultStripeBytes = 64 * kKiB;
+
+// Where a byte of the volume lies, before the map is asked.
+struct ColumnPlace {
+  uint32_t column = 0;
+  uint64_t offset = 0;  // bytes from the column's first byte
+};
+
+class Geometry {
+ public:
+  Geometry() = default;  // an empty linear volume
+
+  // size_bytes: 1 sector to kMaxVolumeBytes, whole sectors. columns: 1 to
+  // kMaxColumns. stripe_bytes: a power of two from kMinStripeBytes to
+  // kMaxStripeBytes; taken as kExtentBytes when columns is 1. legs: 1 to kMaxLegs.
+  // InvalidArgument says which is wrong and what would be right.
+  static absl::StatusOr<Geometry> Make(uint64_t size_bytes, uint32_t columns, uint64_t stripe_bytes,
+                                       uint32_t legs);
+
+  uint64_t size_bytes() const { return size_bytes_; }
+  uint32_t columns() const { return columns_; }
+  uint64_t stripe_bytes() const { return stripe_bytes_; }
+  uint32_t legs() const { return legs_; }
+  // Large extents in each column; the last may reach past the volume's end.
+  uint64_t extents_per_column() const { return extents_per_column_; }
+  // Rows of the page table: columns * extents_per_column.
+  uint64_t rows() const { return extents_per_column_ * columns_; }
+  // Device bytes a thick volume takes, all legs together.
+  uint64_t allocated_bytes() const { return rows() * legs_ * kExtentBytes; }
+
+  // Where volume byte `offset` lies. offset < size_bytes(). Inline: it is part of
+  // every look-up.
+  ColumnPlace Locate(uint64_t offset) const {
+    if (columns_ == 1) return {0, offset};
+    const uint64_t stripe = offset >> stripe_shift_;
+    const uint64_t round = DivideByColumns(stripe);
+    return {static_cast<uint32_t>(stripe - round * columns_),
+            (round << stripe_shift_) | (offset & (stripe_bytes_ - 1))};
+  }
+  // The inverse of Locate; the result may lie past size_bytes() for places in the
+  // unused tail of a column.
+  uint64_t VolumeOffset(ColumnPlace place) const {
+    if (columns_ == 1) return place.offset;
+    const uint64_t round = place.offset >> stripe_shift_;
+    return ((round * columns_ + place.column) << stripe_shift_) |
+           (place.offset & (stripe_bytes_ - 1));
+  }
+  // Bytes from volume offset `offset` to the end of its stripe unit or extent,
+  // whichever comes first: as far as one look-up serves. Not cut at size_bytes().
+  uint64_t ContiguousBytes(uint64_t offset) const {
+    const uint64_t unit = columns_ == 1 ? kExtentBytes : stripe_bytes_;
+    return unit - (offset & (unit - 1));
+  }
+  // The row of the page table for a place: rows of one extent index of all columns lie
+  // together, so that a volume grows at the end of the table.
+  uint64_t Row(ColumnPlace place) const {
+    return (place.offset / kExtentBytes) * columns_ + place.column;
+  }
+  uint64_t Row(uint32_t column, ExtentIndex extent) const {
+    return extent.value() * columns_ + column;
+  }
+
+ private:
+  uint64_t DivideByColumns(uint64_t stripe) const {
+    return column_shift_ >= 0 ? stripe >> column_shift_ : stripe / columns_;
+  }
+
+  uint64_t size_bytes_ = 0;
+  uint64_t stripe_bytes_ = kExtentBytes;
+  uint64_t extents_per_column_ = 0;
+  uint32_t columns_ = 1;
+  uint32_t legs_ = 1;
+  int stripe_shift_ = 22;
+  int column_shift_ = 0;  // log2(columns), or -1 where that is no whole number
+};
+
+}  // namespace braid
+
+#endif  // BRAID_LIB_MAPPING_GEOMETRY_H_

@@ -60,58 +60,53 @@ absl::StatusOr<CreatedVolume> Volumes::Create(const VolumeSpec& spec, bool dry_r
     }
   }
 
-  VolumePtr created;
-  {
-    Change change(state_);
-    absl::Status status = change.Ready();
-    if (!status.ok()) return status;
-    if (state_.FindVolume(absl::StrCat(state_.name(), "/", spec.name)).ok()) {
-      return absl::AlreadyExistsError(absl::StrCat("a volume '", spec.name, "' exists in site '",
-                                                   state_.name(), "'; choose another name"));
-    }
-    absl::StatusOr<Placement> placement;
-    Geometry shape;
-    for (const Geometry& candidate : plan->shapes) {
-      shape = candidate;
-      placement = change.TakeExtents({candidate, spec.device_class},
-                                     [&](const Uuid& id) { return online.contains(id); });
-      if (placement.ok()) break;
-    }
-    if (!placement.ok()) {
-      if (missing.empty()) return placement.status();
-      return absl::Status(placement.status().code(),
-                          absl::StrCat(placement.status().message(), " (not counting ",
-                                       absl::StrJoin(missing, ", "), ", missing)"));
-    }
-    VolumeRecord record{.id = state_.host().NewUuid(),
-                        .name = spec.name,
-                        .size_bytes = spec.size_bytes,
-                        .layout = plan->layout,
-                        .columns = shape.columns(),
-                        .stripe_bytes = shape.stripe_bytes(),
-                        .legs = shape.legs(),
-                        .device_class = spec.device_class,
-                        .devices = std::move(placement->devices),
-                        .state = VolumeState::kPreparing,
-                        .created_unix_seconds = state_.host().NowUnixSeconds()};
-    if (status = CheckVolume(record); !status.ok()) return status;
-    if (dry_run) {
-      created = std::make_shared<const VolumeEntry>(VolumeEntry{
-          std::move(record), shape,
-          std::make_shared<const std::vector<MapRun>>(std::move(placement->runs))});
-      CreatedVolume answer{Describe(created), SharesOf(*created)};
-      return answer;  // and the extents go back with the change
-    }
-    const Uuid id = record.id;
-    change.AddVolume(std::move(record), shape, std::move(placement->runs));
-    if (status = change.Commit(); !status.ok()) return status;
-    absl::StatusOr<VolumePtr> found = state_.FindVolume(id);
-    if (!found.ok()) return found.status();
-    created = *std::move(found);
-    // Within the change: a Delete that sees the volume also sees its preparation.
-    preparer_.Start(created);
+  Change change(state_);
+  if (absl::Status s = change.Ready(); !s.ok()) return s;
+  if (state_.FindVolume(absl::StrCat(state_.name(), "/", spec.name)).ok()) {
+    return absl::AlreadyExistsError(absl::StrCat("a volume '", spec.name, "' exists in site '",
+                                                 state_.name(), "'; choose another name"));
   }
-  return CreatedVolume{Describe(created), SharesOf(*created)};
+  absl::StatusOr<Placement> placement;
+  Geometry shape;
+  for (const Geometry& candidate : plan->shapes) {
+    shape = candidate;
+    placement = change.TakeExtents({candidate, spec.device_class},
+                                   [&](const Uuid& id) { return online.contains(id); });
+    if (placement.ok()) break;
+  }
+  if (!placement.ok()) {
+    if (missing.empty()) return placement.status();
+    return absl::Status(placement.status().code(),
+                        absl::StrCat(placement.status().message(), " (not counting ",
+                                     absl::StrJoin(missing, ", "), ", missing)"));
+  }
+  VolumeRecord record{.id = state_.host().NewUuid(),
+                      .name = spec.name,
+                      .size_bytes = spec.size_bytes,
+                      .layout = plan->layout,
+                      .columns = shape.columns(),
+                      .stripe_bytes = shape.stripe_bytes(),
+                      .legs = shape.legs(),
+                      .device_class = spec.device_class,
+                      .devices = std::move(placement->devices),
+                      .state = VolumeState::kPreparing,
+                      .created_unix_seconds = state_.host().NowUnixSeconds()};
+  if (absl::Status s = CheckVolume(record); !s.ok()) return s;
+  if (dry_run) {
+    // What was taken goes back with the change.
+    const auto imagined = std::make_shared<const VolumeEntry>(VolumeEntry{
+        std::move(record), shape,
+        std::make_shared<const std::vector<MapRun>>(std::move(placement->runs))});
+    return CreatedVolume{Describe(imagined), SharesOf(*imagined)};
+  }
+  const Uuid id = record.id;
+  change.AddVolume(std::move(record), shape, std::move(placement->runs));
+  if (absl::Status s = change.Commit(); !s.ok()) return s;
+  absl::StatusOr<VolumePtr> created = state_.FindVolume(id);
+  if (!created.ok()) return created.status();
+  // Within the change: a Delete that finds the volume also finds its preparation.
+  preparer_.Start(*created);
+  return CreatedVolume{Describe(*created), SharesOf(**created)};
 }
 
 absl::StatusOr<VolumeStatus> Volumes::AwaitReady(const Uuid& id,
@@ -124,6 +119,8 @@ absl::StatusOr<VolumeStatus> Volumes::AwaitReady(const Uuid& id,
     return absl::UnavailableError(absl::StrCat("volume '", record.name, "' ", record.fault,
                                                "; delete it, or restart braidd to try again"));
   }
+  // Prepared perhaps, but it could not be committed.
+  if (record.state == VolumeState::kPreparing && !state_.health().ok()) return state_.health();
   return Describe(*volume);
 }
 

@@ -20,8 +20,8 @@ uint64_t LargeIn(uint64_t first, uint64_t count) {
 }
 
 absl::Status Refuse(UnitRun run, absl::string_view why) {
-  return absl::DataLossError(absl::StrCat("units ", run.first.value(), " to ",
-                                          run.first.value() + run.count, " of a device ", why));
+  return absl::DataLossError(
+      absl::StrCat(run.count, " units of a device from ", run.first.value(), " on ", why));
 }
 
 }  // namespace

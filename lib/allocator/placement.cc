@@ -157,7 +157,7 @@ absl::Status NoRoom(const PlacementRequest& request, const Candidates& candidate
       absl::StrCat(never ? "add devices" : "add devices, delete volumes",
                    fits == 0 ? "" : absl::StrCat(", or make it at most ", FormatSize(fits)));
   const std::string message =
-      absl::StrCat("no room for ", FormatSize(g.allocated_bytes()), " as ", LayoutText(g),
+      absl::StrCat("no room for ", FormatSize(g.size_bytes()), " as ", LayoutText(g),
                    OfClass(request.device_class), "; free: ", devices,
                    never ? " (too small even when empty)" : "", "; ", help);
   return never ? absl::FailedPreconditionError(message) : absl::ResourceExhaustedError(message);

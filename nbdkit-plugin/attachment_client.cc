@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "absl/memory/memory.h"
@@ -35,6 +36,8 @@ constexpr absl::Duration kReminder = absl::Seconds(30);
 // so a lock that is taken counts only when it is still taken after this.
 constexpr absl::Duration kLockPatience = absl::Milliseconds(500);
 constexpr absl::Duration kLockPause = absl::Milliseconds(20);
+// DeviceIndex has 16 bits.
+constexpr int kMostDevices = 1 << 16;
 // Reasons and faults are kept with the volume and shown; the beginning says it.
 constexpr size_t kMaxReasonBytes = 500;
 
@@ -124,7 +127,7 @@ absl::StatusOr<Attachment> DecodeHeader(const braid::v1::AttachmentHeader& heade
   if (!geometry.ok())
     return Impossible(absl::StrCat("an impossible shape (", geometry.status().message(), ")"));
   attachment.geometry = *geometry;
-  if (header.devices_size() == 0 || static_cast<uint64_t>(header.devices_size()) > kMaxDevices)
+  if (header.devices_size() == 0 || header.devices_size() > kMostDevices)
     return Impossible(absl::StrCat(header.devices_size(), " devices"));
   for (const braid::v1::AttachedDevice& row : header.devices()) {
     absl::StatusOr<Uuid> id = Uuid::Parse(row.id());
@@ -263,7 +266,7 @@ absl::Status AttachmentClient::Open(absl::Time give_up) {
 absl::Status AttachmentClient::ReadGrant(grpc::ClientContext& context,
                                          const std::string& volume_id) {
   attachment_ = Attachment();
-  map_ = nullptr;
+  runs_.clear();
   braid::v1::OpenAttachmentRequest request;
   request.set_volume_id(volume_id);
   request.set_boot_id(BootId());
@@ -271,51 +274,36 @@ absl::Status AttachmentClient::ReadGrant(grpc::ClientContext& context,
   request.set_read_only(options_.read_only);
   const std::unique_ptr<grpc::ClientReader<braid::v1::OpenAttachmentResponse>> reader =
       stub_->OpenAttachment(&context, request);
-  uint64_t expected = 0;
-  uint64_t runs = 0;
-  uint64_t copies = 0;  // of extents
+  std::optional<uint64_t> expected;  // runs; unknown before the header
   absl::Status bad;
   braid::v1::OpenAttachmentResponse message;
   while (bad.ok() && reader->Read(&message)) {
-    if (map_ == nullptr) {
+    if (!expected.has_value()) {
       // Even what is refused must be given back.
       attachment_.volume_id = volume_id;
       attachment_.epoch = Epoch(message.header().epoch());
+      expected = message.header().run_count();
       absl::StatusOr<Attachment> header = DecodeHeader(message.header());
       if (header.ok() && header->volume_id != volume_id) header = Impossible("another volume");
-      if (!header.ok()) {
-        bad = header.status();
-        break;
-      }
-      attachment_ = *std::move(header);
-      expected = message.header().run_count();
-      absl::StatusOr<std::unique_ptr<PageTable>> map = PageTable::Create(attachment_.geometry);
-      if (!map.ok()) {
-        bad = map.status();
-        break;
-      }
-      map_ = *std::move(map);
+      if (header.ok()) attachment_ = *std::move(header);
+      bad = header.status();
     } else if (message.has_header()) {
       bad = Impossible("two headers");
     }
     for (int i = 0; bad.ok() && i < message.runs_size(); ++i) {
       absl::StatusOr<MapRun> run =
           DecodeAttachedRun(attachment_.geometry, attachment_.devices.size(), message.runs(i));
-      bad = run.ok() ? map_->Enter(*run, attachment_.devices.size()) : run.status();
-      ++runs;
-      copies += message.runs(i).extent_count();
+      bad = run.status();
+      if (run.ok()) runs_.push_back(*run);
     }
   }
   if (!bad.ok()) context.TryCancel();
   const grpc::Status end = reader->Finish();
   if (!bad.ok()) return bad;
   if (!end.ok()) return FromGrpc(end);
-  if (map_ == nullptr) return Impossible("nothing");
-  if (runs != expected) return Impossible(absl::StrCat(runs, " runs where it promised ", expected));
-  // Enter refuses overlaps, so the sum says that nothing is missing either.
-  const uint64_t whole = attachment_.geometry.rows() * attachment_.geometry.legs();
-  if (copies != whole)
-    return Impossible(absl::StrCat("a map of ", copies, " extents for a volume of ", whole));
+  if (!expected.has_value()) return Impossible("nothing");
+  if (runs_.size() != *expected)
+    return Impossible(absl::StrCat(runs_.size(), " runs where it promised ", *expected));
   return absl::OkStatus();
 }
 
@@ -375,7 +363,7 @@ absl::Status AttachmentClient::Close() {
   braid::v1::CloseAttachmentRequest request;
   request.set_volume_id(attachment_.volume_id);
   request.set_epoch(attachment_.epoch.value());
-  const absl::Time give_up = absl::Now() + kCloseTimeout;
+  const absl::Time give_up = absl::Now() + options_.close_timeout;
   while (true) {
     braid::v1::CloseAttachmentResponse response;
     grpc::ClientContext context;

@@ -34,7 +34,7 @@
 #include "lib/base/units.h"
 #include "lib/base/uuid.h"
 #include "lib/mapping/geometry.h"
-#include "lib/mapping/page_table.h"
+#include "lib/mapping/map_run.h"
 #include "lib/volume/volume.h"
 
 namespace braid {
@@ -73,6 +73,8 @@ class AttachmentClient : public LegAuthority {
     std::string control;  // the same for people
     absl::Duration timeout;
     bool read_only = false;
+    // How long Close waits for an answer.
+    absl::Duration close_timeout = absl::Seconds(5);
   };
 
   // Waits up to options.timeout for a control plane that does not answer. Errors are one
@@ -84,17 +86,19 @@ class AttachmentClient : public LegAuthority {
   ~AttachmentClient() override = default;
 
   const Attachment& attachment() const { return attachment_; }
-  // The map as granted, entered and complete. Once.
-  std::unique_ptr<PageTable> TakeMap() { return std::move(map_); }
+  // The map as granted. Each run lies within the geometry; whether together they leave
+  // gaps or overlap is for Volume::Open to see.
+  const std::vector<MapRun>& runs() const { return runs_; }
+  // Gives back their memory once the volume has them.
+  void DropRuns() { runs_ = {}; }
 
   // As in LegAuthority. Cancelled when the process is shut down while it waits.
   absl::StatusOr<std::vector<MapRun>> MarkStale(DeviceIndex device,
                                                 absl::string_view reason) override;
   void ReportFault(absl::string_view what) override;
 
-  // A clean end. The caller has flushed and writes no more. Waits at most kCloseTimeout;
-  // an error means that the end counts as unclean.
-  static constexpr absl::Duration kCloseTimeout = absl::Seconds(5);
+  // A clean end. The caller has flushed and writes no more. Waits at most
+  // options.close_timeout; an error means that the end counts as unclean.
   absl::Status Close();
 
  private:
@@ -119,7 +123,7 @@ class AttachmentClient : public LegAuthority {
   UniqueFd lock_;
   // Constant after Take.
   Attachment attachment_;
-  std::unique_ptr<PageTable> map_;
+  std::vector<MapRun> runs_;
   // A copy missed a write, and nobody could be told.
   std::atomic<bool> unsettled_{false};
 };

@@ -1,6 +1,5 @@
 #include "nbdkit-plugin/devices.h"
 
-#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -56,8 +55,6 @@ OpenedDevices OpenDevices(absl::Span<const DeviceIdentity> identities, bool read
   for (const DeviceIdentity& identity : identities) {
     absl::StatusOr<std::unique_ptr<BlockDevice>> device = OpenOne(identity, read_only);
     if (device.ok()) {
-      opened.required_alignment =
-          std::max(opened.required_alignment, (*device)->traits().required_alignment);
       opened.devices.push_back(*std::move(device));
       continue;
     }

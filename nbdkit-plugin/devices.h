@@ -15,7 +15,6 @@ namespace braid {
 struct OpenedDevices {
   std::vector<std::unique_ptr<BlockDevice>> devices;  // as many as were asked for
   uint32_t missing = 0;                               // of these, stand-ins
-  uint32_t required_alignment = 1;                    // the strictest of all
 };
 
 // A device that is not there, cannot be opened, is too small, or whose label names

@@ -279,7 +279,7 @@ const char* BraidExportDescription(void* handle) { return SessionOf(handle).desc
 int BraidBlockSize(void* handle, uint32_t* minimum, uint32_t* preferred, uint32_t* maximum) {
   // Page-cache devices take any alignment, and say 1: a client that was told 512 would
   // read, modify and write what the page cache does better.
-  *minimum = SessionOf(handle).required_alignment();
+  *minimum = VolumeOf(handle).required_alignment();
   *preferred = std::max(kPreferredBlock, *minimum);
   *maximum = kMaximumBlock;
   return 0;

@@ -40,7 +40,6 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Start(const PluginConfig& conf
   session->description_ = Describe(attachment);
 
   OpenedDevices opened = OpenDevices(attachment.devices, config.read_only, surroundings);
-  session->required_alignment_ = opened.required_alignment;
   absl::Status status;
   if (opened.missing == opened.devices.size()) {
     status = absl::FailedPreconditionError(absl::StrCat(
@@ -48,8 +47,9 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Start(const PluginConfig& conf
         "one, the lines above say what is wrong with each"));
   } else {
     absl::StatusOr<std::unique_ptr<Volume>> volume =
-        Volume::Open(session->client_->TakeMap(), std::move(opened.devices), session->client_.get(),
-                     config.read_only);
+        Volume::Open(attachment.geometry, session->client_->runs(), std::move(opened.devices),
+                     session->client_.get(), config.read_only);
+    session->client_->DropRuns();
     if (volume.ok()) session->volume_ = *std::move(volume);
     status = volume.status();
   }

@@ -2,7 +2,6 @@
 #ifndef BRAID_NBDKIT_PLUGIN_SESSION_H_
 #define BRAID_NBDKIT_PLUGIN_SESSION_H_
 
-#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -28,7 +27,6 @@ class Session {
   const std::string& name() const { return client_->attachment().name; }
   const std::string& description() const { return description_; }
   bool read_only() const { return read_only_; }
-  uint32_t required_alignment() const { return required_alignment_; }
 
   // Whether a client that asks for this export means this volume: by its name, by
   // "site/name", or by "", the default.
@@ -45,7 +43,6 @@ class Session {
   std::unique_ptr<AttachmentClient> client_;
   std::unique_ptr<Volume> volume_;
   std::string description_;
-  uint32_t required_alignment_ = 1;
   bool read_only_ = false;
   ErrorLog errors_;
 };

@@ -99,7 +99,7 @@ class ToolsTest(unittest.TestCase):
 
     def test_fio_verify_at_512_bytes_and_depth_16(self):
         base = ["fio", "--name=verify", "--ioengine=nbd", f"--uri={self.uri}", "--bsrange=512-64k",
-                "--blockalign=512", "--iodepth=16", "--verify=crc32c", "--verify_fatal=1",
+                "--blockalign=512", "--iodepth=16", "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0",
                 "--size=48m", f"--randseed={harness.seed()}", "--output-format=json"]
         for mode in ("randwrite", "write", "randrw"):
             report = json.loads(run([*base, f"--rw={mode}", "--do_verify=1"], timeout=120))

@@ -66,9 +66,8 @@ absl::StatusOr<VolumePtr> Attachments::Open(const Uuid& id, const HolderSpec& ho
   if (!before.ok()) return before.status();
   if (holder.boot_id != state_.host().BootId()) {
     return absl::FailedPreconditionError(
-        absl::StrCat("volume '", (*before)->record.name,
-                     "' can only be attached on node '", state_.node(),
-                     "', where its control plane runs"));
+        absl::StrCat("volume '", (*before)->record.name, "' can only be attached on node '",
+                     state_.node(), "', where its control plane runs"));
   }
   // Before any lock is taken, for a device may take its time. A volume's devices do not
   // change.
@@ -89,8 +88,8 @@ absl::StatusOr<VolumePtr> Attachments::Open(const Uuid& id, const HolderSpec& ho
   absl::StatusOr<bool> locked = state_.host().LockHeld(PathOf(id));
   if (!locked.ok()) return locked.status();
   if (!*locked) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "nobody holds the lock ", PathOf(id), "; lock it before opening the attachment"));
+    return absl::FailedPreconditionError(absl::StrCat("nobody holds the lock ", PathOf(id),
+                                                      "; lock it before opening the attachment"));
   }
   const AttachmentRecord& last = record.attachment;
   if (last.held && last.boot_id != holder.boot_id && last.node != state_.node()) {
@@ -146,8 +145,8 @@ absl::StatusOr<VolumePtr> Attachments::MarkStale(const Uuid& id, Epoch epoch, De
   absl::StatusOr<VolumePtr> volume = Held(id, epoch);
   if (!volume.ok()) return volume.status();
   if (device.value() >= (*volume)->record.devices.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("volume '", (*volume)->record.name,
-                                                   "' has no device ", device.value()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("volume '", (*volume)->record.name, "' has no device ", device.value()));
   }
   // Before the answer that needs no commit too: a commit whose outcome is not known may
   // have marked it already, and only the next start will tell.

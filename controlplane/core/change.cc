@@ -52,9 +52,8 @@ void Change::AddVolume(VolumeRecord record, const Geometry& geometry, std::vecto
   record.revision = revision_;
   batch_.PutVolume(record);
   batch_.ReplaceRuns(record.id, runs);
-  put_volumes_.push_back(std::make_shared<const VolumeEntry>(
-      VolumeEntry{std::move(record), geometry,
-                  std::make_shared<const std::vector<MapRun>>(std::move(runs))}));
+  put_volumes_.push_back(std::make_shared<const VolumeEntry>(VolumeEntry{
+      std::move(record), geometry, std::make_shared<const std::vector<MapRun>>(std::move(runs))}));
 }
 
 void Change::PutVolume(const VolumeEntry& before, VolumeRecord record) {

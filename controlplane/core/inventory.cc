@@ -83,8 +83,9 @@ absl::Status Inventory::CheckNotInPool(const DeviceSpec& spec) const {
                                                    other.name, "'"));
     }
     if (other.name == spec.name) {
-      return absl::AlreadyExistsError(absl::StrCat("a device '", spec.name, "' is in the pool already (",
-                                                   other.path, "); choose another with --name"));
+      return absl::AlreadyExistsError(absl::StrCat("a device '", spec.name,
+                                                   "' is in the pool already (", other.path,
+                                                   "); choose another with --name"));
     }
   }
   return absl::OkStatus();
@@ -101,8 +102,8 @@ absl::Status Inventory::CheckFoundLabel(const DeviceSpec& spec, BlockDevice& dev
   }
   if (absl::IsUnimplemented(label.status())) {
     if (spec.force) return absl::OkStatus();
-    return absl::FailedPreconditionError(absl::StrCat(
-        spec.path, ": a newer Braid labelled it (", label.status().message(), "); ", kForce));
+    return absl::FailedPreconditionError(absl::StrCat(spec.path, ": a newer Braid labelled it (",
+                                                      label.status().message(), "); ", kForce));
   }
   if (!label.ok()) {
     return absl::Status(label.status().code(),
@@ -111,15 +112,14 @@ absl::Status Inventory::CheckFoundLabel(const DeviceSpec& spec, BlockDevice& dev
   if (label->cluster != state_.cluster()) {
     if (spec.force) return absl::OkStatus();
     return absl::FailedPreconditionError(
-        absl::StrCat(spec.path, ": belongs to another cluster (", label->cluster.ToString(), ", site '",
-                     absl::CHexEscape(label->site), "'); ", kForce));
+        absl::StrCat(spec.path, ": belongs to another cluster (", label->cluster.ToString(),
+                     ", site '", absl::CHexEscape(label->site), "'); ", kForce));
   }
   if (DevicePtr known = state_.FindDevice(label->device); known != nullptr) {
     // Not even with force: should the recorded path be gone, this is where its data is.
-    return absl::AlreadyExistsError(
-        absl::StrCat(spec.path, ": carries the label of device '", known->name,
-                     "', which is in the pool as ", known->path,
-                     "; if this is a copy, wipe its first 128 KiB before adding it"));
+    return absl::AlreadyExistsError(absl::StrCat(
+        spec.path, ": carries the label of device '", known->name, "', which is in the pool as ",
+        known->path, "; if this is a copy, wipe its first 128 KiB before adding it"));
   }
   if (spec.force) return absl::OkStatus();
   return absl::FailedPreconditionError(
@@ -134,8 +134,8 @@ absl::Status Inventory::CheckNoData(const DeviceSpec& spec) const {
   absl::StatusOr<std::string> found = state_.host().RecogniseData(spec.path);
   if (!found.ok()) return found.status();
   if (found->empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat(spec.path, ": holds ", *found, "; use --force to take it and lose what is on it"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      spec.path, ": holds ", *found, "; use --force to take it and lose what is on it"));
 }
 
 absl::StatusOr<DeviceStatus> Inventory::AddDevice(const DeviceSpec& given) {
@@ -183,8 +183,8 @@ absl::StatusOr<DeviceStatus> Inventory::AddDevice(const DeviceSpec& given) {
                                  .created_unix_seconds = record.created_unix_seconds,
                                  .sequence = 1});
   if (!status.ok()) {
-    return absl::Status(status.code(), absl::StrCat(spec.path, ": cannot be labelled: ",
-                                                    status.message()));
+    return absl::Status(status.code(),
+                        absl::StrCat(spec.path, ": cannot be labelled: ", status.message()));
   }
   Change change(state_);
   if (status = change.Ready(); !status.ok()) return status;
@@ -229,8 +229,8 @@ absl::StatusOr<DeviceStatus> Inventory::RemoveDevice(absl::string_view name, boo
     removed.problem = DeviceProblem(state_, *removed.use.record);
     return removed;
   }
-  absl::StatusOr<std::unique_ptr<BlockDevice>> device = OpenLabelled(
-      state_.host(), state_.cluster(), *removed.use.record, {.exclusive = true});
+  absl::StatusOr<std::unique_ptr<BlockDevice>> device =
+      OpenLabelled(state_.host(), state_.cluster(), *removed.use.record, {.exclusive = true});
   absl::Status wiped = device.ok() ? WipeLabel(**device) : device.status();
   if (!wiped.ok()) {
     removed.problem = absl::StrCat("removed, but its label was not wiped: ", wiped.message(),

@@ -82,9 +82,9 @@ absl::StatusOr<std::unique_ptr<BlockDevice>> OpenLabelled(Host& host, const Uuid
   }
   const uint64_t size = (*device)->traits().size_bytes;
   if (size < record.data_offset + record.data_bytes) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(record.path, ": shrank to ", size, " bytes, was ", record.device_bytes,
-                     "; its extents reach past the end"));
+    return absl::FailedPreconditionError(absl::StrCat(record.path, ": shrank to ", size,
+                                                      " bytes, was ", record.device_bytes,
+                                                      "; its extents reach past the end"));
   }
   return device;
 }

@@ -46,8 +46,8 @@ absl::Status SweepMap(const Geometry& geometry, const std::vector<MapRun>& runs,
         }
         stop = std::min(stop, run.first.value() + run.count);
       }
-      absl::Status status = fn({column, ExtentIndex(extent), stop - extent,
-                                absl::MakeConstSpan(legs, geometry.legs())});
+      absl::Status status = fn(
+          {column, ExtentIndex(extent), stop - extent, absl::MakeConstSpan(legs, geometry.legs())});
       if (!status.ok()) return status;
       for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
         if (legs[leg]->first.value() + legs[leg]->count == stop) ++next[leg];

@@ -49,8 +49,10 @@ absl::Status SiteState::ReadOrInitialiseSite(const Options& options) {
     }
     absl::Status status = CheckName("site name", options.name);
     if (!status.ok()) return status;
-    SiteRecord fresh{
-        .cluster = host_.NewUuid(), .site = host_.NewUuid(), .name = options.name, .revision = Revision(1)};
+    SiteRecord fresh{.cluster = host_.NewUuid(),
+                     .site = host_.NewUuid(),
+                     .name = options.name,
+                     .revision = Revision(1)};
     MetadataBatch batch;
     batch.PutSite(fresh);
     status = store_.Commit(batch);
@@ -73,12 +75,14 @@ absl::Status SiteState::ReadOrInitialiseSite(const Options& options) {
 
 absl::Status SiteState::LoadDevice(const DeviceRecord& record) {
   const std::string what = absl::StrCat("device '", record.name, "' (", record.id.ToString(), ")");
-  if (record.revision > revision_) return Contradiction(absl::StrCat(what, " is newer than its site"));
+  if (record.revision > revision_)
+    return Contradiction(absl::StrCat(what, " is newer than its site"));
   if (devices_by_name_.contains(record.name)) {
     return Contradiction(absl::StrCat("two devices have the name of ", what));
   }
-  auto slot = std::make_unique<DeviceSlot>(DeviceSlot{
-      std::make_shared<const DeviceRecord>(record), FreeSpace(record.data_offset, record.data_bytes)});
+  auto slot =
+      std::make_unique<DeviceSlot>(DeviceSlot{std::make_shared<const DeviceRecord>(record),
+                                              FreeSpace(record.data_offset, record.data_bytes)});
   devices_by_name_[record.name] = slot.get();
   devices_[record.id] = std::move(slot);
   return absl::OkStatus();
@@ -86,13 +90,15 @@ absl::Status SiteState::LoadDevice(const DeviceRecord& record) {
 
 absl::Status SiteState::LoadVolume(const VolumeRecord& record) {
   const std::string what = absl::StrCat("volume '", record.name, "' (", record.id.ToString(), ")");
-  if (record.revision > revision_) return Contradiction(absl::StrCat(what, " is newer than its site"));
+  if (record.revision > revision_)
+    return Contradiction(absl::StrCat(what, " is newer than its site"));
   if (volumes_by_name_.contains(record.name)) {
     return Contradiction(absl::StrCat("two volumes have the name of ", what));
   }
   for (const Uuid& device : record.devices) {
     if (!devices_.contains(device)) {
-      return Contradiction(absl::StrCat(what, " lies on device ", device.ToString(), ", which is unknown"));
+      return Contradiction(
+          absl::StrCat(what, " lies on device ", device.ToString(), ", which is unknown"));
     }
   }
   absl::StatusOr<Geometry> geometry =
@@ -114,9 +120,9 @@ absl::Status SiteState::LoadVolume(const VolumeRecord& record) {
     DeviceSlot& slot = *devices_.at(record.devices[run.device.value()]);
     status = slot.space.Take(UnitsOf(run));
     if (!status.ok()) {
-      return Contradiction(absl::StrCat(what, " has extents on device '", slot.record->name,
-                                        "' that another volume has too, or that do not exist: ",
-                                        status.message()));
+      return Contradiction(
+          absl::StrCat(what, " has extents on device '", slot.record->name,
+                       "' that another volume has too, or that do not exist: ", status.message()));
     }
   }
   ShowVolume(std::make_shared<const VolumeEntry>(VolumeEntry{
@@ -181,8 +187,8 @@ absl::StatusOr<VolumePtr> SiteState::FindVolume(absl::string_view name) const {
     auto by_id = volumes_.find(*id);
     if (by_id != volumes_.end()) return by_id->second;
   }
-  return absl::NotFoundError(
-      absl::StrCat("no volume '", short_name, "' in site '", name_, "'; braid volume list shows them"));
+  return absl::NotFoundError(absl::StrCat("no volume '", short_name, "' in site '", name_,
+                                          "'; braid volume list shows them"));
 }
 
 absl::StatusOr<VolumePtr> SiteState::FindVolume(const Uuid& id) const {

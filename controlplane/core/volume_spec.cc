@@ -46,9 +46,9 @@ absl::Status CheckSize(uint64_t size_bytes) {
         "a size of ", size_bytes, " bytes is too large; the largest is ", kMaxVolumeBytes));
   }
   if (size_bytes % kSectorBytes != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("a size of ", size_bytes,
-                                                   " bytes is not whole sectors; give a multiple of ",
-                                                   kSectorBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a size of ", size_bytes, " bytes is not whole sectors; give a multiple of ",
+                     kSectorBytes));
   }
   return absl::OkStatus();
 }
@@ -94,8 +94,9 @@ absl::StatusOr<Layout> ChooseLayout(const VolumeSpec& spec) {
         absl::StrCat("a ", Name(layout), " volume needs at least 2 copies"));
   }
   if (!IsStriped(layout) && spec.stripe_bytes != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a ", Name(layout), " volume has no stripe size; leave it out or ask for 2 or more stripes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a ", Name(layout),
+                     " volume has no stripe size; leave it out or ask for 2 or more stripes"));
   }
   return layout;
 }
@@ -126,8 +127,7 @@ absl::StatusOr<VolumePlan> PlanVolume(const VolumeSpec& spec) {
   const uint64_t stripe_bytes = spec.stripe_bytes != 0 ? spec.stripe_bytes : kDefaultStripeBytes;
   VolumePlan plan{.layout = *layout, .shapes = {}};
   for (uint32_t stripes = most; stripes >= least; --stripes) {
-    absl::StatusOr<Geometry> shape =
-        Geometry::Make(spec.size_bytes, stripes, stripe_bytes, copies);
+    absl::StatusOr<Geometry> shape = Geometry::Make(spec.size_bytes, stripes, stripe_bytes, copies);
     if (!shape.ok()) return shape.status();
     plan.shapes.push_back(*shape);
   }

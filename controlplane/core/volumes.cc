@@ -94,9 +94,9 @@ absl::StatusOr<CreatedVolume> Volumes::Create(const VolumeSpec& spec, bool dry_r
   if (absl::Status s = CheckVolume(record); !s.ok()) return s;
   if (dry_run) {
     // What was taken goes back with the change.
-    const auto imagined = std::make_shared<const VolumeEntry>(VolumeEntry{
-        std::move(record), shape,
-        std::make_shared<const std::vector<MapRun>>(std::move(placement->runs))});
+    const auto imagined = std::make_shared<const VolumeEntry>(
+        VolumeEntry{std::move(record), shape,
+                    std::make_shared<const std::vector<MapRun>>(std::move(placement->runs))});
     return CreatedVolume{Describe(imagined), SharesOf(*imagined)};
   }
   const Uuid id = record.id;

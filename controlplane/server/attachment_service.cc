@@ -15,7 +15,8 @@ constexpr size_t kMaxReasonBytes = 1024;
 absl::StatusOr<Uuid> ParseVolumeId(absl::string_view text) {
   absl::StatusOr<Uuid> id = Uuid::Parse(text);
   if (id.ok()) return id;
-  return absl::InvalidArgumentError("volume_id is not a UUID; PrepareAttachment gives the right one");
+  return absl::InvalidArgumentError(
+      "volume_id is not a UUID; PrepareAttachment gives the right one");
 }
 
 }  // namespace

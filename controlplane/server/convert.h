@@ -2,6 +2,8 @@
 #ifndef BRAID_CONTROLPLANE_SERVER_CONVERT_H_
 #define BRAID_CONTROLPLANE_SERVER_CONVERT_H_
 
+#include <grpcpp/support/status.h>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "braid/v1/attachment.pb.h"
@@ -9,8 +11,6 @@
 #include "braid/v1/volume.pb.h"
 #include "controlplane/core/inventory.h"
 #include "controlplane/core/volumes.h"
-
-#include <grpcpp/support/status.h>
 
 namespace braid {
 

@@ -7,11 +7,12 @@ namespace braid {
 grpc::Status InventoryService::AddDevice(grpc::ServerContext* /*context*/,
                                          const v1::AddDeviceRequest* request,
                                          v1::AddDeviceResponse* response) {
-  absl::StatusOr<DeviceStatus> added = inventory_.AddDevice({.path = request->path(),
-                                                             .device_class = request->device_class(),
-                                                             .name = request->name(),
-                                                             .node = request->node(),
-                                                             .force = request->force()});
+  absl::StatusOr<DeviceStatus> added =
+      inventory_.AddDevice({.path = request->path(),
+                            .device_class = request->device_class(),
+                            .name = request->name(),
+                            .node = request->node(),
+                            .force = request->force()});
   if (!added.ok()) {
     Log(LogLevel::kWarning, "device not added",
         {{"path", request->path()}, {"reason", added.status().message()}});
@@ -19,7 +20,9 @@ grpc::Status InventoryService::AddDevice(grpc::ServerContext* /*context*/,
   }
   const DeviceRecord& record = *added->use.record;
   Log(LogLevel::kInfo, "device added",
-      {{"device", record.name}, {"id", record.id.ToString()}, {"path", record.path},
+      {{"device", record.name},
+       {"id", record.id.ToString()},
+       {"path", record.path},
        {"capacity_bytes", added->use.capacity_bytes}});
   *response->mutable_device() = ToProto(*added);
   return grpc::Status::OK;

@@ -50,9 +50,9 @@ std::string FormatLogLine(LogLevel level, absl::string_view message,
 }
 
 void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields) {
-  const std::string line =
-      absl::StrCat("time=", absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()),
-                   " ", FormatLogLine(level, message, fields));
+  const std::string line = absl::StrCat(
+      "time=", absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()), " ",
+      FormatLogLine(level, message, fields));
   // A log that cannot be written is nothing to fail a request for.
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
 }

@@ -86,7 +86,8 @@ absl::StatusOr<std::string> MachineHost::RecogniseData(const std::string& path) 
   const int found = blkid_do_safeprobe(probe.get());
   if (found == 1) return "";
   if (found == -2) return "signatures of several file systems";
-  if (found != 0) return absl::InternalError(absl::StrCat(path, ": reading it for known data failed"));
+  if (found != 0)
+    return absl::InternalError(absl::StrCat(path, ": reading it for known data failed"));
   if (std::string type = Value(probe.get(), "TYPE"); !type.empty()) {
     const std::string usage = Value(probe.get(), "USAGE");
     return absl::StrCat(type, usage == "filesystem" ? " file system" : " signature");

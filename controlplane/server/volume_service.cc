@@ -64,8 +64,8 @@ grpc::Status VolumeService::ListVolumes(grpc::ServerContext* /*context*/,
                                         v1::ListVolumesResponse* response) {
   absl::StatusOr<absl::string_view> after = NameInToken(request->page_token());
   if (!after.ok()) return ToGrpc(after.status());
-  const size_t page = request->page_size() == 0 ? kDefaultPage
-                                                : std::min(request->page_size(), kMaxPage);
+  const size_t page =
+      request->page_size() == 0 ? kDefaultPage : std::min(request->page_size(), kMaxPage);
   // One more tells whether there is a next page.
   std::vector<VolumeStatus> found = volumes_.List(*after, page + 1);
   const bool more = found.size() > page;

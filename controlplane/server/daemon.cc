@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "controlplane/server/log.h"
 #include "controlplane/server/unix_socket.h"
 #include "lib/base/errno_status.h"
@@ -34,6 +35,8 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& optio
   const std::string lock_dir = absl::StrCat(options.run_dir, "/locks");
   absl::Status status = MakeDirectory(options.run_dir);
   if (status.ok()) status = MakeDirectory(lock_dir);
+  // First, so that a start in vain leaves no store behind.
+  if (status.ok()) status = d.ClaimAddresses(options);
   if (!status.ok()) return status;
 
   absl::StatusOr<std::unique_ptr<MetadataStore>> store = OpenRocksStore(options.data_dir);
@@ -56,12 +59,32 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& optio
       std::make_unique<AttachmentService>(d.state_.get(), d.volumes_.get(), d.attachments_.get());
   d.site_service_ = std::make_unique<SiteService>(d.state_.get(), d.inventory_.get(),
                                                   d.volumes_.get(), options.run_dir);
-  status = d.Listen(options);
+  status = d.Listen();
   if (!status.ok()) return status;
   return daemon;
 }
 
-absl::Status Daemon::Listen(const DaemonOptions& options) {
+absl::Status Daemon::ClaimAddresses(const DaemonOptions& options) {
+  addresses_ = options.listen;
+  for (const std::string& text : options.listen) {
+    absl::StatusOr<ListenAddress> place = ParseListenAddress(text);
+    if (!place.ok()) return place.status();
+    if (place->is_unix) {
+      absl::StatusOr<UniqueFd> lock = ClaimUnixSocket(place->path);
+      if (!lock.ok()) return lock.status();
+      socket_locks_.push_back(*std::move(lock));
+    } else if (!place->is_loopback) {
+      Log(LogLevel::kWarning,
+          "listening beyond this machine without encryption or authentication: whoever reaches "
+          "this port controls the site",
+          {{"address", text}});
+    }
+    places_.push_back(*std::move(place));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Daemon::Listen() {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
@@ -77,41 +100,26 @@ absl::Status Daemon::Listen(const DaemonOptions& options) {
   builder.RegisterService(attachment_service_.get());
   builder.RegisterService(site_service_.get());
 
-  std::vector<int> ports(options.listen.size(), 0);
-  std::vector<ListenAddress> places;
-  for (size_t i = 0; i < options.listen.size(); ++i) {
-    absl::StatusOr<ListenAddress> place = ParseListenAddress(options.listen[i]);
-    if (!place.ok()) return place.status();
-    if (place->is_unix) {
-      absl::StatusOr<UniqueFd> lock = ClaimUnixSocket(place->path);
-      if (!lock.ok()) return lock.status();
-      socket_locks_.push_back(*std::move(lock));
-    } else if (!place->is_loopback) {
-      Log(LogLevel::kWarning,
-          "listening beyond this machine without encryption or authentication: whoever reaches "
-          "this port controls the site",
-          {{"address", options.listen[i]}});
-    }
-    builder.AddListeningPort(place->is_unix ? absl::StrCat("unix:", place->path) : place->host_port,
-                             grpc::InsecureServerCredentials(), &ports[i]);
-    places.push_back(*std::move(place));
+  std::vector<int> ports(places_.size(), 0);
+  for (size_t i = 0; i < places_.size(); ++i) {
+    builder.AddListeningPort(
+        places_[i].is_unix ? absl::StrCat("unix:", places_[i].path) : places_[i].host_port,
+        grpc::InsecureServerCredentials(), &ports[i]);
   }
   server_ = builder.BuildAndStart();
-  for (size_t i = 0; i < places.size(); ++i) {
+  for (size_t i = 0; i < places_.size(); ++i) {
     if (server_ == nullptr || ports[i] == 0) {
-      return absl::UnavailableError(absl::StrCat(
-          "cannot listen on ",
-          places.size() == 1 ? options.listen[i] : "one of the addresses given (see above)",
-          "; is it in use, or not of this machine?"));
+      return absl::UnavailableError(absl::StrCat("cannot listen on ",
+                                                 absl::StrJoin(addresses_, " and "),
+                                                 "; an address is in use, or not of this machine"));
     }
-    if (!places[i].is_unix) {
-      const std::string& text = places[i].host_port;
-      addresses_.push_back(absl::StrCat("tcp:", text.substr(0, text.rfind(':') + 1), ports[i]));
-      continue;
+    if (!places_[i].is_unix) {
+      const std::string& text = places_[i].host_port;
+      addresses_[i] = absl::StrCat("tcp:", text.substr(0, text.rfind(':') + 1), ports[i]);
+    } else if (chmod(places_[i].path.c_str(), 0600) != 0) {
+      // Until now the process's umask has kept others out.
+      return ErrnoStatus(errno, places_[i].path);
     }
-    addresses_.push_back(options.listen[i]);
-    // The process's umask has let in nobody else since it was bound.
-    if (chmod(places[i].path.c_str(), 0600) != 0) return ErrnoStatus(errno, places[i].path);
   }
   // Nothing is served before all is loaded, so from the first answer on it is true.
   server_->GetHealthCheckService()->SetServingStatus(true);

@@ -41,7 +41,8 @@ class Daemon {
 
  private:
   Daemon() = default;
-  absl::Status Listen(const DaemonOptions& options);
+  absl::Status ClaimAddresses(const DaemonOptions& options);
+  absl::Status Listen();
 
   // In the order in which each needs the ones above.
   std::unique_ptr<MetadataStore> store_;
@@ -54,8 +55,9 @@ class Daemon {
   std::unique_ptr<VolumeService> volume_service_;
   std::unique_ptr<AttachmentService> attachment_service_;
   std::unique_ptr<SiteService> site_service_;
-  std::vector<UniqueFd> socket_locks_;
+  std::vector<ListenAddress> places_;
   std::vector<std::string> addresses_;
+  std::vector<UniqueFd> socket_locks_;
   std::unique_ptr<grpc::Server> server_;
 };
 

@@ -1,3 +1,8 @@
+#include <cstdlib>
+
+// App.hpp declares what these define.
+#include "CLI/Config.hpp"
+#include "CLI/Formatter.hpp"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -31,9 +36,15 @@ absl::Duration ParseTimeout(const std::string& text) {
   return timeout;
 }
 
-void SetControl(Context& context, const std::string& text) {
+// Which site: what was typed, else the environment's, else the default.
+void ChooseControl(Context& context, const std::string& typed) {
+  const char* set = std::getenv("BRAID_CONTROL");
+  const bool from_environment = typed.empty() && set != nullptr && *set != '\0';
+  const std::string text = from_environment ? set : typed.empty() ? kDefaultControl : typed;
   absl::StatusOr<ControlAddress> address = ControlAddress::Parse(text);
-  if (!address.ok()) throw Misuse("--control", std::string(address.status().message()));
+  if (!address.ok()) {
+    throw Misuse(from_environment ? "BRAID_CONTROL" : "--control", address.status().message());
+  }
   context.control = *std::move(address);
 }
 
@@ -114,13 +125,14 @@ std::unique_ptr<CLI::App> BuildCommandTree(Context& context) {
   root->require_subcommand(1);
 
   root->set_version_flag("--version", "braid " BRAID_VERSION, "Show the version.");
-  root->add_option_function<std::string>(
-          "--control", [&context](const std::string& text) { SetControl(context, text); },
-          absl::StrCat("The site to ask: unix:PATH, HOST:PORT or dns:///NAME:PORT. Without it, "
-                       "the environment's BRAID_CONTROL, then ",
-                       kDefaultControl, "."))
-      ->type_name("ADDRESS")
-      ->envname("BRAID_CONTROL");
+  auto control = std::make_shared<std::string>();
+  root->add_option("--control", *control,
+                   absl::StrCat("The site to ask: unix:PATH, HOST:PORT or dns:///NAME:PORT. "
+                                "Without it, the environment's BRAID_CONTROL, then ",
+                                kDefaultControl, "."))
+      ->type_name("ADDRESS");
+  // After the options of all commands, and after --help, which works whatever they are.
+  root->callback([&context, control] { ChooseControl(context, *control); });
   root->add_flag("--json", context.json,
                  "Print the API's messages as JSON, field names as in the .proto files.");
   root->add_option_function<std::string>(
@@ -131,7 +143,6 @@ std::unique_ptr<CLI::App> BuildCommandTree(Context& context) {
           },
           "Wait this long for each answer: 5, 500ms, 2m. Default: 30s.")
       ->type_name("TIME");
-  SetControl(context, kDefaultControl);
 
   AddDeviceCommands(*root, context);
   AddPoolCommands(*root, context);

@@ -8,8 +8,7 @@
 #include <vector>
 
 #include "CLI/App.hpp"
-#include "CLI/Config.hpp"
-#include "CLI/Formatter.hpp"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tools/cli/commands.h"
@@ -36,6 +35,10 @@ const CLI::App& Innermost(const CLI::App& root) {
 std::string MisuseLine(const CLI::App& root, const CLI::ParseError& error) {
   const CLI::App& command = Innermost(root);
   std::string why = error.what();
+  // CLI11 writes sentences; ours is the second part of one. Names stay as they are.
+  if (why.size() > 1 && !absl::ascii_isupper(static_cast<unsigned char>(why[1]))) {
+    why[0] = absl::ascii_tolower(static_cast<unsigned char>(why[0]));
+  }
   if (!command.get_subcommands({}).empty()) {
     // It is a noun, and no verb of it follows.
     const std::vector<std::string> rest = root.remaining(/*recurse=*/true);

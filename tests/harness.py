@@ -540,17 +540,17 @@ class Site:
     def _end(self, failed):
         if failed:
             self._print_logs()
+            # What the test left half done may not end in good order; it need not.
+            self._sweep()
+            return
         problem = None
         try:
             self._stack.close()
         except BaseException as error:  # pylint: disable=broad-except
             problem = error
-            if not failed:
-                self._print_logs()
+            self._print_logs()
         left = self._leftovers()
         self._sweep()
-        if failed:
-            return
         if problem:
             raise problem
         if left:
@@ -570,6 +570,7 @@ class Site:
         return left
 
     def _sweep(self):
+        self._stack.pop_all()
         for pid in descendants():
             kill(pid)
         for point in reversed(mounts_below(self.dir)):

@@ -5,6 +5,11 @@
 // the first failed sync (fdatasync, or a write with RWF_DSYNC) closes the file for
 // durability: every later flush and FUA request fails with EIO until the device is opened
 // again. Plain reads and writes go on.
+//
+// One gap remains: of two syncs in flight at once the kernel may tell one of a failure,
+// and the other succeed and complete before the first has noted it here. Whoever lets
+// flushes and FUA writes of one device run at once takes a sync's success as final only
+// when none that overlapped it failed.
 #ifndef BRAID_LIB_BLOCKDEV_FILE_IO_H_
 #define BRAID_LIB_BLOCKDEV_FILE_IO_H_
 

@@ -21,6 +21,12 @@ std::atomic<bool> disabled{false};
   abort();
 }
 
+// EAGAIN, EBUSY: short of memory, or completions to be taken first; Drive comes again.
+void CheckSubmitted(int result) {
+  if (result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY) return;
+  Die("cannot submit", -result);
+}
+
 }  // namespace
 
 void ThreadRing::DisableForTest(bool disable) { disabled.store(disable); }
@@ -81,10 +87,10 @@ void ThreadRing::Finish(RingOp& op, int error) {
   group->CompleteDriven();
 }
 
+void ThreadRing::Push() { CheckSubmitted(io_uring_submit(&ring_)); }
+
 void ThreadRing::Drive() {
-  const int r = io_uring_submit_and_wait(&ring_, 1);
-  // EAGAIN, EBUSY: short of memory, or completions to be taken first.
-  if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY) Die("cannot submit", -r);
+  CheckSubmitted(io_uring_submit_and_wait(&ring_, 1));
   TakeCompletions();
 }
 

@@ -71,6 +71,8 @@ class ThreadRing final : public IoDriver {
   // Completes the request with `error`. `op` is gone.
   void Finish(RingOp& op, int error);
 
+  // Hands the kernel what is queued, and returns at once.
+  void Push();
   void Drive() override;
 
  private:

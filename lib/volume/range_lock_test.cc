@@ -1,8 +1,6 @@
 #include "lib/volume/range_lock.h"
 
 #include <atomic>
-#include <cstdlib>
-#include <iostream>
 #include <memory>
 #include <random>
 #include <thread>
@@ -10,6 +8,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
+#include "lib/base/test_seed.h"
 
 namespace braid {
 namespace {
@@ -101,9 +100,7 @@ TEST_F(RangeLockTest, KeepsTheOrderOfArrival) {
 // Many threads, random ranges: writers are alone on every cell they hold, readers only
 // among readers.
 TEST_F(RangeLockTest, NeverAdmitsAConflict) {
-  const char* given = std::getenv("BRAID_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "BRAID_SEED=" << seed << std::endl;
+  const uint64_t seed = TestSeed();
   constexpr int kCells = 32, kThreads = 8, kRounds = 3000;
   std::atomic<int> readers[kCells] = {}, writers[kCells] = {};
   std::atomic<int> conflicts{0};

@@ -25,9 +25,9 @@ absl::StatusOr<std::unique_ptr<Volume>> Volume::Open(
     const BlockDevice& device = *devices[run.device.value()];
     if (!RangeFits(run.unit.value() * kSmallExtentBytes, run.count * kExtentBytes,
                    device.traits().size_bytes)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the map reaches past the end of device ", device.name(), " (",
-                       device.traits().size_bytes, " bytes)"));
+      return absl::InvalidArgumentError(absl::StrCat("the map reaches past the end of device ",
+                                                     device.name(), " (",
+                                                     device.traits().size_bytes, " bytes)"));
     }
   }
   if (rows != geometry.rows() * geometry.legs()) {
@@ -65,9 +65,8 @@ absl::Status Volume::CheckRange(uint64_t offset, uint64_t length) const {
   if (RangeFits(offset, length, geometry().size_bytes())) [[likely]] {
     return absl::OkStatus();
   }
-  return absl::OutOfRangeError(absl::StrCat("[", offset, ", +", length,
-                                            ") reaches past the volume's end at ",
-                                            geometry().size_bytes()));
+  return absl::OutOfRangeError(absl::StrCat(
+      "[", offset, ", +", length, ") reaches past the volume's end at ", geometry().size_bytes()));
 }
 
 absl::Status Volume::CheckWritable() const {
@@ -226,8 +225,7 @@ absl::Status Volume::Trim(uint64_t offset, uint64_t length, bool fua) {
   return CheckWritable();
 }
 
-absl::Status Volume::Change(const DeviceIo& request, uint64_t offset,
-                            absl::Span<const char> data) {
+absl::Status Volume::Change(const DeviceIo& request, uint64_t offset, absl::Span<const char> data) {
   if (absl::Status s = CheckRange(offset, request.length); !s.ok()) return s;
   if (absl::Status s = CheckWritable(); !s.ok()) return s;
   if (request.length == 0) return absl::OkStatus();
@@ -246,8 +244,8 @@ absl::Status Volume::ChangeHeld(const DeviceIo& request, uint64_t offset,
   bool covered = true;
   ForEachPiece(geometry(), offset, request.length, [&](const Piece& piece) {
     // The devices only read from it.
-    char* buffer = data.empty() ? nullptr
-                                : const_cast<char*>(data.data()) + (piece.volume_offset - offset);
+    char* buffer =
+        data.empty() ? nullptr : const_cast<char*>(data.data()) + (piece.volume_offset - offset);
     bool any = false;
     for (uint32_t leg = 0; leg < geometry().legs(); ++leg) {
       const LegPlace place = map_->Look(piece.place, leg);
@@ -314,9 +312,9 @@ absl::Status Volume::Flush() {
     }
     if (slots_[failed.device.value()].live_rows.load(std::memory_order_acquire) > 0) {
       LoseData(failed.device, "a flush", failed.io.error);
-      return ErrnoStatus(EIO, absl::StrCat("flushing ",
-                                           slots_[failed.device.value()].device->name(),
-                                           ", the only copy in sync"));
+      return ErrnoStatus(EIO,
+                         absl::StrCat("flushing ", slots_[failed.device.value()].device->name(),
+                                      ", the only copy in sync"));
     }
   }
   return absl::OkStatus();
@@ -331,15 +329,15 @@ absl::Status Volume::RetireDevice(DeviceIndex device, int error) {
   // What could become stale on this device did when it was first retired, and nothing
   // comes back into sync while the volume is open.
   if (retired_[device.value()]) return absl::OkStatus();
-  absl::StatusOr<std::vector<MapRun>> runs = authority_->MarkStale(
-      device, absl::StrCat(slot.device->name(), ": ", strerror(error)));
+  absl::StatusOr<std::vector<MapRun>> runs =
+      authority_->MarkStale(device, absl::StrCat(slot.device->name(), ": ", strerror(error)));
   if (!runs.ok()) {
     // The legs may differ and nobody will remember it: nothing more may be read or
     // written here. The attachment is not closed cleanly, so that the next one settles it.
     stopped_.store(true);
-    return ErrnoStatus(EIO, absl::StrCat("a leg on ", slot.device->name(),
-                                         " failed and could not be marked stale: ",
-                                         runs.status().message()));
+    return ErrnoStatus(
+        EIO, absl::StrCat("a leg on ", slot.device->name(),
+                          " failed and could not be marked stale: ", runs.status().message()));
   }
   ApplyRuns(*runs);
   retired_[device.value()] = true;
@@ -364,9 +362,9 @@ void Volume::ApplyRuns(const std::vector<MapRun>& runs) {
 
 void Volume::LoseData(DeviceIndex device, absl::string_view what, int error) {
   if (lost_data_.exchange(true)) return;
-  authority_->ReportFault(absl::StrCat(what, " failed on ", slots_[device.value()].device->name(),
-                                       ", the only copy in sync (", strerror(error),
-                                       "): what was written since the last good flush may be lost"));
+  authority_->ReportFault(absl::StrCat(
+      what, " failed on ", slots_[device.value()].device->name(), ", the only copy in sync (",
+      strerror(error), "): what was written since the last good flush may be lost"));
 }
 
 }  // namespace braid

@@ -5,8 +5,8 @@ docs/ARCHITECTURE.md does not allow.
 The table there is the only place that says what may include what. Each row names folders
 and, in its last column, the rooms ("base", "core", "lib" for all of lib/, "all above")
 and the libraries ("RocksDB") they may include; remarks in brackets are for people. A room
-may always include itself, and Abseil with lib/base. Unit tests (x_test.cc) may further
-include GoogleTest, lib/testing, and what lib/testing may. The check tests itself first,
+may always include itself, and Abseil with lib/base. Unit tests (x_test.cc, and x_fixture.h
+that they share) may further include GoogleTest, lib/testing, and what lib/testing may. The check tests itself first,
 on a copy of the tree with forbidden lines planted in it.
 """
 
@@ -40,6 +40,7 @@ PURE_ROOMS = ("lib/mapping", "lib/allocator")
 IMPURE_HEADERS = re.compile(
     r"^(thread|future|fstream|iostream|cstdio|stdio\.h|fcntl\.h|unistd\.h|pthread\.h"
     r"|netinet/.*|sys/(socket|stat|uio|file|ioctl)\.h)$")
+TEST_SUFFIXES = ("_test.cc", "_fixture.h", "_fixture.cc")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 
@@ -122,7 +123,7 @@ def what_header_is(path, quoted, file, root, table):
 
 def allowed_in(file, room, table):
     allowed = table[room]
-    if allowed is not None and file.name.endswith("_test.cc"):
+    if allowed is not None and file.name.endswith(TEST_SUFFIXES):
         allowed = allowed | (table.get("lib/testing") or set()) | {"GoogleTest"}
     return allowed
 
@@ -146,7 +147,7 @@ def check_sources(root, table):
             elif what and allowed is not None and what not in allowed:
                 problems.append(f"{file}:{line}: {room}/ may not include {what} ({path}); see the "
                                 "table of rooms in docs/ARCHITECTURE.md")
-            if (room in PURE_ROOMS and not file.name.endswith("_test.cc")
+            if (room in PURE_ROOMS and not file.name.endswith(TEST_SUFFIXES)
                     and IMPURE_HEADERS.match(path)):
                 problems.append(f"{file}:{line}: {room}/ computes only, and {path} is for I/O or "
                                 "threads; move that to the caller")

@@ -229,7 +229,7 @@ class Attachment:
 
     def status(self):
         """The LocalAttachment message as it is now."""
-        listed = self.site.braid("attachments")["attachments"]
+        listed = self.site.braid("attach", "--list").get("attachments", [])
         mine = [a for a in listed if a["volume"].rpartition("/")[2] == self.volume]
         if len(mine) != 1:
             raise Failure(f"{self.volume} is listed {len(mine)} times among {listed}")

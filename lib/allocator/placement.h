@@ -1,11 +1,13 @@
-// Chooses devices for a volume's extents. Pure: decides on a picture of the pool.
+// Chooses devices for a volume's extents. Pure: decides on a picture of the pool. The
+// argument that it finds a placement whenever there is one stands in spread.h.
 //
 // Rules, in this order:
 //  1. The legs of one extent lie on different devices, always.
-//  2. On different nodes, when at least as many nodes as legs have room; with fewer
-//     nodes, on as many as there are.
-//  3. The columns of one leg lie on different devices (a stripe over one device is none);
-//     fewer devices of the class than columns is a refusal.
+//  2. On different nodes. Where the pool has no room for that (or not as many nodes as
+//     legs), on as many nodes as it has room for: every extent on at least
+//     Placement::nodes_per_extent.
+//  3. The columns of one leg lie on different devices at each extent index (a stripe over
+//     one device is none); fewer devices of the class than columns is a refusal.
 //  4. A column's leg lies on one device where one has room (a linear volume stays
 //     whole), the roomiest first; else it spans, always taking the roomiest.
 #ifndef BRAID_LIB_ALLOCATOR_PLACEMENT_H_
@@ -28,7 +30,7 @@ struct PlacementDevice {
   std::string name;
   std::string node;
   std::string device_class;
-  FreeSpace* space = nullptr;  // extents are taken from here
+  FreeSpace* space = nullptr;  // extents are taken from here; not null
 };
 
 struct PlacementRequest {
@@ -39,12 +41,14 @@ struct PlacementRequest {
 struct Placement {
   std::vector<Uuid> devices;  // DeviceIndex is the place in here
   std::vector<MapRun> runs;   // normalized; every row of every leg, once
+  // On how many nodes each extent's legs lie at least; any one fewer nodes may be lost.
+  uint32_t nodes_per_extent = 1;
 };
 
 // Takes the extents from the devices' spaces. On failure nothing stays taken, and the
 // error is FailedPrecondition (the devices cannot carry this layout, however empty) or
 // ResourceExhausted (no room), and says what was needed, what there is, by class and
-// node, and what would help.
+// node, and what would help. The devices' ids differ, and so do their spaces.
 absl::StatusOr<Placement> Place(const PlacementRequest& request,
                                 const std::vector<PlacementDevice>& devices);
 

@@ -14,7 +14,6 @@
 
 #include <sys/uio.h>
 
-#include <atomic>
 #include <cstdint>
 #include <string>
 
@@ -29,7 +28,7 @@ enum class IoKind : uint8_t {
   kRead,
   kWrite,
   kZero,   // reads as zeros afterwards
-  kTrim,   // may read as zeros or as before; the space may go back
+  kTrim,   // may read as zeros or as before; the space may go back; never EOPNOTSUPP
   kFlush,  // all requests completed before this one was submitted are durable after
   kCache,  // a hint that the range will be read soon
 };
@@ -43,7 +42,7 @@ struct DeviceIo {
   // kZero: complete with EOPNOTSUPP rather than write the zeros out one by one.
   bool only_fast = false;
   uint64_t offset = 0;  // bytes from the device's first byte
-  uint64_t length = 0;  // bytes; the sum of `data` for kRead and kWrite
+  uint64_t length = 0;  // bytes; the sum of `data` for kRead and kWrite; 0 is no work
   // kRead, kWrite: memory that outlives the request. At most IOV_MAX parts.
   absl::Span<const iovec> data;
   // Result: 0, or an errno. A short read or write is EIO, never a short count.
@@ -54,11 +53,16 @@ struct DeviceTraits {
   uint64_t size_bytes = 0;
   // Offsets, lengths and memory of requests must be multiples of this (1: any).
   uint32_t required_alignment = 1;
+  // kTrim does something. Where false it completes with success and no effect.
   bool can_trim = false;
   // kZero with only_fast has a chance.
   bool can_zero_fast = false;
   bool rotational = false;
 };
+
+// The range lies within the device, the parts of `data` make up `length`, and all are
+// aligned as required: what a device checks before it looks at a request.
+bool IsWellFormed(const DeviceIo& io, const DeviceTraits& traits);
 
 class BlockDevice {
  public:
@@ -69,8 +73,8 @@ class BlockDevice {
   // For people: a path or a URI.
   virtual const std::string& name() const = 0;
 
-  // Starts `io`, which completes exactly once by group.Complete(). A range outside the
-  // device completes with EINVAL. Thread-safe; requests that overlap and are in flight
+  // Starts `io`, which completes exactly once by group.Complete(). What is not
+  // IsWellFormed completes with EINVAL. Thread-safe; requests that overlap and are in flight
   // together take effect in any order.
   virtual void Submit(DeviceIo& io, IoGroup& group) = 0;
 

@@ -1,7 +1,8 @@
-// The records of a site's store, as bytes and back. Little-endian, each with a version;
-// grammar and worked examples: docs/formats/store.md. RocksDB checks its blocks; these
-// decoders still trust nothing and return DataLoss for bytes that no encoder made,
-// Unimplemented for a newer version.
+// The records of a site's store, as bytes and back. Little-endian, each framed with its
+// kind, a version and a checksum (codec.h); grammar and worked examples:
+// docs/formats/store.md. RocksDB checks its blocks as well, but records are also read
+// where no RocksDB stood in between (inspection, recovery), so decoders trust nothing:
+// DataLoss for bytes that no encoder made, Unimplemented for a newer version.
 #ifndef BRAID_LIB_FORMAT_RECORDS_H_
 #define BRAID_LIB_FORMAT_RECORDS_H_
 
@@ -13,17 +14,14 @@
 #include "absl/strings/string_view.h"
 #include "lib/base/units.h"
 #include "lib/base/uuid.h"
+#include "lib/format/names.h"
 #include "lib/mapping/map_run.h"
 
 namespace braid {
 
 inline constexpr uint32_t kStoreVersion = 1;
-inline constexpr size_t kMaxNameBytes = 63;  // of sites, nodes, volumes, devices, classes
-
-// Letters, digits, '.', '_', '-', beginning with a letter or digit: safe in paths,
-// DNS, shells and URIs. InvalidArgument says what is wrong; `what` names the thing
-// ("volume name").
-absl::Status CheckName(absl::string_view what, absl::string_view name);
+// A volume's fault in words is cut to this: a message must never stop a commit.
+inline constexpr size_t kMaxFaultBytes = 1024;
 
 // One per store.
 struct SiteRecord {
@@ -88,15 +86,30 @@ struct VolumeRecord {
   friend bool operator==(const VolumeRecord&, const VolumeRecord&) = default;
 };
 
+// InvalidArgument unless every field is in its range: ids not nil, names and paths by
+// names.h, the device's range by device_range.h, the volume's shape by Geometry::Make and
+// as its layout says, its devices distinct and at most kMaxDevices. The encoders assert
+// these; whoever builds a record from outside asks first.
+absl::Status CheckSite(const SiteRecord& record);
+absl::Status CheckDevice(const DeviceRecord& record);
+absl::Status CheckVolume(const VolumeRecord& record);
+// Bounds that need no geometry: column, leg, count, units (CheckRun has the rest).
+absl::Status CheckRunBounds(const MapRun& run);
+
 std::string EncodeSite(const SiteRecord& record);
 absl::StatusOr<SiteRecord> DecodeSite(absl::string_view bytes);
 std::string EncodeDevice(const DeviceRecord& record);
 absl::StatusOr<DeviceRecord> DecodeDevice(absl::string_view bytes);
+// The fault is cut to kMaxFaultBytes.
 std::string EncodeVolume(const VolumeRecord& record);
 absl::StatusOr<VolumeRecord> DecodeVolume(absl::string_view bytes);
 // The run's column, leg and first extent are its key and not in the value.
 std::string EncodeRun(const MapRun& run);
 absl::StatusOr<MapRun> DecodeRun(absl::string_view bytes);
+// The store's own version, the first record read. Unimplemented when newer than
+// kStoreVersion.
+std::string EncodeStoreVersion(uint32_t version = kStoreVersion);
+absl::StatusOr<uint32_t> DecodeStoreVersion(absl::string_view bytes);
 
 }  // namespace braid
 

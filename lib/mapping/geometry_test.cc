@@ -6,7 +6,7 @@
 
 #include "gtest/gtest.h"
 #include "lib/mapping/split.h"
-#include "lib/mapping/test_seed.h"
+#include "lib/base/test_seed.h"
 
 namespace braid {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "lib/mapping/page_table.h"
-#include "lib/mapping/test_seed.h"
+#include "lib/base/test_seed.h"
 
 namespace braid {
 namespace {

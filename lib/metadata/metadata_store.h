@@ -18,13 +18,15 @@ namespace braid {
 // A set of changes that takes effect whole or not at all.
 class MetadataBatch {
  public:
+  // One change of a key; they take effect in their order, a later one over an earlier.
   struct Entry {
-    std::string key;
-    std::string value;
-    bool is_delete = false;
-    bool is_delete_prefix = false;  // every key that begins with `key`
+    enum Kind { kPut, kDelete, kDeletePrefix };
+    Kind kind;
+    std::string key;    // kDeletePrefix: every key that begins with it
+    std::string value;  // of kPut
   };
 
+  // Records and runs are as records.h checks them (asserted).
   void PutSite(const SiteRecord& record);
   void PutDevice(const DeviceRecord& record);
   void DeleteDevice(const Uuid& device);
@@ -37,6 +39,7 @@ class MetadataBatch {
   const std::vector<Entry>& entries() const { return entries_; }
 
  private:
+  void Put(std::string key, std::string value);
   std::vector<Entry> entries_;
 };
 
@@ -44,9 +47,16 @@ class MetadataStore {
  public:
   virtual ~MetadataStore() = default;
 
-  // Durable (fsynced) and visible when it returns OK; after any other return nothing
-  // of the batch is visible, unless the process ends before it knew (then whole or
-  // nothing). Thread-safe; batches take effect in some order, one after the other.
+  // Durable (fsynced) and visible when it returns OK; after any other return nothing of
+  // the batch is visible. Thread-safe; batches take effect in some order, one after the
+  // other.
+  //
+  // After an error the store is broken until it is opened again: reads still give the
+  // state without the failed batch, every further Commit is FailedPrecondition. What the
+  // disk holds is not known then; the next open finds the failed batch whole or not at
+  // all, and what it finds is durable. So a caller whose Commit failed tells its client
+  // that the outcome is not known, and opens anew (braidd: ends, and is started again).
+  // ResourceExhausted: the disk is full. Unavailable: another I/O error.
   virtual absl::Status Commit(const MetadataBatch& batch) = 0;
 
   // NotFound in a store that was never initialised.
@@ -60,9 +70,10 @@ class MetadataStore {
                                   absl::FunctionRef<absl::Status(const MapRun&)> fn) = 0;
 };
 
-// RocksDB in `directory`, made if missing (mode 0700). FailedPrecondition when another
-// process has it open, Unimplemented when a newer format wrote it, DataLoss when it is
-// damaged; the message says what to do.
+// RocksDB in `directory`, made if missing (mode 0700; its parent exists). The message of
+// each error names the directory and says what to do. FailedPrecondition: another process
+// has it open. Unimplemented: a newer format wrote it. DataLoss: it is damaged. Else the
+// error of the system call that failed.
 absl::StatusOr<std::unique_ptr<MetadataStore>> OpenRocksStore(const std::string& directory);
 
 }  // namespace braid

@@ -1,0 +1,188 @@
+#include "controlplane/core/attachments.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "controlplane/core/inventory.h"
+#include "controlplane/core/map_sweep.h"
+
+namespace braid {
+namespace {
+
+absl::Status NotReady(const VolumeRecord& volume) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "volume '", volume.name, "' is not ready: ",
+      volume.fault.empty() ? "its extents are being zeroed; try again when braid volume show "
+                             "says READY"
+                           : volume.fault));
+}
+
+// One line that a terminal can show.
+std::string OneLine(absl::string_view text) {
+  std::string line(text.substr(0, kMaxFaultBytes));
+  std::replace_if(
+      line.begin(), line.end(), [](unsigned char c) { return absl::ascii_iscntrl(c); }, ' ');
+  return line;
+}
+
+}  // namespace
+
+std::string Attachments::PathOf(const Uuid& volume) const {
+  return absl::StrCat(lock_dir_, "/", volume.ToString(), ".lock");
+}
+
+absl::StatusOr<std::string> Attachments::LockPath(const VolumeRecord& volume) const {
+  if (volume.state != VolumeState::kReady) return NotReady(volume);
+  return PathOf(volume.id);
+}
+
+absl::StatusOr<bool> Attachments::HolderAlive(const VolumeRecord& volume) const {
+  const AttachmentRecord& last = volume.attachment;
+  if (!last.held) return false;
+  if (last.boot_id == state_.host().BootId()) return state_.host().LockHeld(PathOf(volume.id));
+  // This machine restarted since, and no process outlives that.
+  if (last.node == state_.node()) return false;
+  return absl::FailedPreconditionError(
+      absl::StrCat("node '", last.node, "' holds volume '", volume.name,
+                   "', and whether it still runs cannot be seen from here; detach it there"));
+}
+
+absl::Status Attachments::CheckNotHeld(const VolumeRecord& volume) const {
+  absl::StatusOr<bool> alive = HolderAlive(volume);
+  if (!alive.ok()) return alive.status();
+  if (!*alive) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("volume '", volume.name,
+                                                    "' is attached by process ",
+                                                    volume.attachment.pid, "; detach it first"));
+}
+
+void Attachments::Forget(const Uuid& volume) { state_.host().RemoveLock(PathOf(volume)); }
+
+absl::StatusOr<VolumePtr> Attachments::Open(const Uuid& id, const HolderSpec& holder) {
+  absl::StatusOr<VolumePtr> before = state_.FindVolume(id);
+  if (!before.ok()) return before.status();
+  if (holder.boot_id != state_.host().BootId()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("volume '", (*before)->record.name, "' can only be attached on node '",
+                     state_.node(), "', where its control plane runs"));
+  }
+  // Before any lock is taken, for a device may take its time. A volume's devices do not
+  // change.
+  std::vector<bool> there;
+  for (const Uuid& device : (*before)->record.devices) {
+    DevicePtr record = state_.FindDevice(device);
+    there.push_back(record != nullptr && DeviceProblem(state_, *record).empty());
+  }
+  const auto present = [&](DeviceIndex device) { return there[device.value()]; };
+
+  Change change(state_);
+  absl::Status status = change.Ready();
+  if (!status.ok()) return status;
+  absl::StatusOr<VolumePtr> volume = state_.FindVolume(id);
+  if (!volume.ok()) return volume.status();
+  VolumeRecord record = (*volume)->record;
+  if (record.state != VolumeState::kReady) return NotReady(record);
+  absl::StatusOr<bool> locked = state_.host().LockHeld(PathOf(id));
+  if (!locked.ok()) return locked.status();
+  if (!*locked) {
+    return absl::FailedPreconditionError(absl::StrCat("nobody holds the lock ", PathOf(id),
+                                                      "; lock it before opening the attachment"));
+  }
+  const AttachmentRecord& last = record.attachment;
+  if (last.held && last.boot_id != holder.boot_id && last.node != state_.node()) {
+    return HolderAlive(record).status();
+  }
+
+  const bool may_differ = last.held && !last.read_only && record.legs > 1;
+  std::vector<MapRun> runs = *(*volume)->runs;
+  if (may_differ) {
+    absl::StatusOr<std::vector<MapRun>> kept =
+        KeepOnePresentLeg((*volume)->geometry, runs, present);
+    if (!kept.ok()) return kept.status();
+    runs = *std::move(kept);
+  }
+  status = CheckReadable((*volume)->geometry, runs, present, [&](DeviceIndex index) {
+    DevicePtr device = state_.FindDevice(record.devices[index.value()]);
+    return device == nullptr ? record.devices[index.value()].ToString() : device->name;
+  });
+  if (!status.ok()) {
+    return absl::Status(status.code(),
+                        absl::StrCat("volume '", record.name, "': ", status.message()));
+  }
+  record.attachment = {.epoch = last.epoch + 1,
+                       .held = true,
+                       .read_only = holder.read_only,
+                       .node = state_.node(),
+                       .boot_id = holder.boot_id,
+                       .pid = holder.pid,
+                       .since_unix_seconds = state_.host().NowUnixSeconds()};
+  if (runs == *(*volume)->runs) {
+    change.PutVolume(**volume, std::move(record));
+  } else {
+    change.PutVolume(**volume, std::move(record), std::move(runs));
+  }
+  if (status = change.Commit(); !status.ok()) return status;
+  return state_.FindVolume(id);
+}
+
+absl::StatusOr<VolumePtr> Attachments::Held(const Uuid& id, Epoch epoch) const {
+  absl::StatusOr<VolumePtr> volume = state_.FindVolume(id);
+  if (!volume.ok()) return volume.status();
+  const AttachmentRecord& now = (*volume)->record.attachment;
+  if (now.epoch != epoch || !now.held) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("epoch ", epoch.value(), " of volume '", (*volume)->record.name,
+                     "' is over; the last one granted is ", now.epoch.value()));
+  }
+  return volume;
+}
+
+absl::StatusOr<VolumePtr> Attachments::MarkStale(const Uuid& id, Epoch epoch, DeviceIndex device) {
+  Change change(state_);
+  absl::StatusOr<VolumePtr> volume = Held(id, epoch);
+  if (!volume.ok()) return volume.status();
+  if (device.value() >= (*volume)->record.devices.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("volume '", (*volume)->record.name, "' has no device ", device.value()));
+  }
+  // Before the answer that needs no commit too: a commit whose outcome is not known may
+  // have marked it already, and only the next start will tell.
+  if (absl::Status status = change.Ready(); !status.ok()) return status;
+  std::vector<MapRun> runs = MarkDeviceStale(*(*volume)->runs, device);
+  if (runs == *(*volume)->runs) return volume;
+  VolumeRecord record = (*volume)->record;
+  change.PutVolume(**volume, std::move(record), std::move(runs));
+  if (absl::Status status = change.Commit(); !status.ok()) return status;
+  return state_.FindVolume(id);
+}
+
+absl::Status Attachments::ReportFault(const Uuid& id, Epoch epoch, absl::string_view what) {
+  Change change(state_);
+  absl::StatusOr<VolumePtr> volume = Held(id, epoch);
+  if (!volume.ok()) return volume.status();
+  if (absl::Status status = change.Ready(); !status.ok()) return status;
+  VolumeRecord record = (*volume)->record;
+  if (!record.fault.empty()) return absl::OkStatus();
+  record.fault = OneLine(what.empty() ? "data was lost; its holder did not say what" : what);
+  change.PutVolume(**volume, std::move(record));
+  return change.Commit();
+}
+
+absl::Status Attachments::Close(const Uuid& id, Epoch epoch) {
+  Change change(state_);
+  absl::StatusOr<VolumePtr> volume = state_.FindVolume(id);
+  if (!volume.ok()) return volume.status();
+  if (absl::Status status = change.Ready(); !status.ok()) return status;
+  VolumeRecord record = (*volume)->record;
+  if (record.attachment.epoch != epoch || epoch == Epoch()) return Held(id, epoch).status();
+  // A second close of the same epoch: the answer to the first one was lost.
+  if (!record.attachment.held) return absl::OkStatus();
+  record.attachment.held = false;
+  change.PutVolume(**volume, std::move(record));
+  return change.Commit();
+}
+
+}  // namespace braid

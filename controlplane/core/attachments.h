@@ -1,0 +1,76 @@
+// Who may use a volume: epochs, and what an unclean end leaves behind.
+//
+// One holder at a time. A holder flocks the volume's lock file before it asks, and keeps it
+// to the end of its process; the kernel drops it with the process, however that ends. Who
+// comes with the lock held has therefore outlived every earlier holder on this machine, and
+// the site needs no lease or clock to give out the next epoch. Holders on other machines
+// cannot show that, and are refused until there is someone there to ask.
+//
+// `held` is committed before a holder may do its first I/O and cleared after its clean
+// end. When it is set as the next one comes, the last holder ended uncleanly: a write of
+// its may have reached some legs and not others. If it could write, of every extent one
+// in-sync copy stays and the others become stale, in the very commit that grants the next
+// epoch, for a reader as for a writer: whatever was read once cannot turn back. A reader
+// leaves nothing behind.
+//
+// A fault (an only copy was lost) stays with the volume until it is deleted. A clean write
+// does not clear it: what was lost is still lost, elsewhere, and only the owner of the data
+// can know that it has been restored. The first one stays; what follows is mostly its echo.
+#ifndef BRAID_CONTROLPLANE_CORE_ATTACHMENTS_H_
+#define BRAID_CONTROLPLANE_CORE_ATTACHMENTS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "controlplane/core/site_state.h"
+
+namespace braid {
+
+struct HolderSpec {
+  Uuid boot_id;
+  uint64_t pid = 0;
+  bool read_only = false;
+};
+
+// Thread-safe.
+class Attachments {
+ public:
+  // Lock files are kept in `lock_dir`, which exists.
+  Attachments(SiteState* state, std::string lock_dir)
+      : state_(*state), lock_dir_(std::move(lock_dir)) {}
+
+  // Where the lock of a volume is. FailedPrecondition: it is not ready.
+  absl::StatusOr<std::string> LockPath(const VolumeRecord& volume) const;
+  // The volume as granted; its record has the epoch. Errors: see OpenAttachment in
+  // attachment.proto.
+  absl::StatusOr<VolumePtr> Open(const Uuid& volume, const HolderSpec& holder);
+  // Errors of these: NotFound, FailedPrecondition (the epoch is over).
+  // The volume as it is then.
+  absl::StatusOr<VolumePtr> MarkStale(const Uuid& volume, Epoch epoch, DeviceIndex device);
+  absl::Status ReportFault(const Uuid& volume, Epoch epoch, absl::string_view what);
+  absl::Status Close(const Uuid& volume, Epoch epoch);
+
+  // Whether the process that holds the volume runs. An error when that cannot be found
+  // out; it must be taken to run then.
+  absl::StatusOr<bool> HolderAlive(const VolumeRecord& volume) const;
+  // FailedPrecondition when a holder runs, or may run.
+  absl::Status CheckNotHeld(const VolumeRecord& volume) const;
+  // Removes what is left of a deleted volume's lock.
+  void Forget(const Uuid& volume);
+
+ private:
+  std::string PathOf(const Uuid& volume) const;
+  // The volume, if `epoch` is its present one and held.
+  absl::StatusOr<VolumePtr> Held(const Uuid& volume, Epoch epoch) const;
+
+  SiteState& state_;
+  const std::string lock_dir_;
+};
+
+}  // namespace braid
+
+#endif  // BRAID_CONTROLPLANE_CORE_ATTACHMENTS_H_

@@ -1,0 +1,123 @@
+#include "controlplane/core/map_sweep.h"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace braid {
+namespace {
+
+absl::Status Uncovered(uint32_t column, uint32_t leg, uint64_t extent) {
+  return absl::DataLossError(absl::StrCat("the map does not hold extent ", extent, " of column ",
+                                          column, ", leg ", leg, " exactly once"));
+}
+
+}  // namespace
+
+absl::Status SweepMap(const Geometry& geometry, const std::vector<MapRun>& runs,
+                      absl::FunctionRef<absl::Status(const MapStretch&)> fn) {
+  const uint64_t extents = geometry.extents_per_column();
+  size_t begin = 0;  // of the column's first leg in `runs`
+  for (uint32_t column = 0; column < geometry.columns(); ++column) {
+    size_t next[kMaxLegs];  // of each leg, the run at `extent`
+    size_t end[kMaxLegs];
+    const MapRun* legs[kMaxLegs];
+    for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
+      next[leg] = begin;
+      while (begin < runs.size() && runs[begin].column == column && runs[begin].leg == leg) ++begin;
+      end[leg] = begin;
+      legs[leg] = nullptr;
+    }
+
+    for (uint64_t extent = 0; extent < extents;) {
+      uint64_t stop = extents;
+      for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
+        if (next[leg] == end[leg]) return Uncovered(column, leg, extent);
+        const MapRun& run = runs[next[leg]];
+        // A run that was not in the stretch before must begin with this one.
+        if (legs[leg] != &run) {
+          if (run.first.value() != extent) return Uncovered(column, leg, extent);
+          if (run.count == 0 || run.count > extents - extent) return Uncovered(column, leg, extent);
+          legs[leg] = &run;
+        }
+        stop = std::min(stop, run.first.value() + run.count);
+      }
+      absl::Status status = fn(
+          {column, ExtentIndex(extent), stop - extent, absl::MakeConstSpan(legs, geometry.legs())});
+      if (!status.ok()) return status;
+      for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
+        if (legs[leg]->first.value() + legs[leg]->count == stop) ++next[leg];
+      }
+      extent = stop;
+    }
+    for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
+      if (next[leg] != end[leg]) return Uncovered(column, leg, runs[next[leg]].first.value());
+    }
+  }
+  if (begin != runs.size()) {
+    return absl::DataLossError("the map has rows outside the volume, or out of order");
+  }
+  return absl::OkStatus();
+}
+
+uint64_t StaleBytes(const std::vector<MapRun>& runs) {
+  uint64_t bytes = 0;
+  for (const MapRun& run : runs) {
+    if (run.stale) bytes += run.count * kExtentBytes;
+  }
+  return bytes;
+}
+
+absl::StatusOr<std::vector<MapRun>> KeepOnePresentLeg(
+    const Geometry& geometry, const std::vector<MapRun>& runs,
+    absl::FunctionRef<bool(DeviceIndex)> present) {
+  std::vector<MapRun> kept;
+  kept.reserve(runs.size());
+  absl::Status status = SweepMap(geometry, runs, [&](const MapStretch& stretch) {
+    std::optional<size_t> survivor;
+    for (size_t leg = 0; leg < stretch.legs.size(); ++leg) {
+      if (stretch.legs[leg]->stale) continue;
+      const bool better = !survivor || (!present(stretch.legs[*survivor]->device) &&
+                                        present(stretch.legs[leg]->device));
+      if (better) survivor = leg;
+    }
+    for (size_t leg = 0; leg < stretch.legs.size(); ++leg) {
+      MapRun run = *stretch.legs[leg];
+      const uint64_t skipped = stretch.first - run.first;
+      run.first = stretch.first;
+      run.count = stretch.count;
+      run.unit = run.unit + skipped * kSmallPerExtent;
+      run.stale = run.stale || leg != survivor;
+      kept.push_back(run);
+    }
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  return Normalize(std::move(kept));
+}
+
+absl::Status CheckReadable(const Geometry& geometry, const std::vector<MapRun>& runs,
+                           absl::FunctionRef<bool(DeviceIndex)> present,
+                           absl::FunctionRef<std::string(DeviceIndex)> name_of) {
+  return SweepMap(geometry, runs, [&](const MapStretch& stretch) -> absl::Status {
+    std::string missing;
+    for (const MapRun* run : stretch.legs) {
+      if (run->stale) continue;
+      if (present(run->device)) return absl::OkStatus();
+      absl::StrAppend(&missing, missing.empty() ? "'" : "' and '", name_of(run->device));
+    }
+    if (missing.empty()) {
+      return absl::DataLossError(absl::StrCat("extent ", stretch.first.value(), " of column ",
+                                              stretch.column, " has no in-sync copy"));
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat("the only in-sync copies of some extents are on device '", missing,
+                     "', which is missing; bring it back (braid device list says why)"));
+  });
+}
+
+}  // namespace braid

@@ -1,0 +1,48 @@
+// Walks a volume's map extent range by extent range, all legs at once.
+#ifndef BRAID_CONTROLPLANE_CORE_MAP_SWEEP_H_
+#define BRAID_CONTROLPLANE_CORE_MAP_SWEEP_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "lib/mapping/geometry.h"
+#include "lib/mapping/map_run.h"
+
+namespace braid {
+
+// Extents [first, first + count) of a column; legs[i] is the run in which leg i lies.
+struct MapStretch {
+  uint32_t column = 0;
+  ExtentIndex first;
+  uint64_t count = 0;
+  absl::Span<const MapRun* const> legs;
+};
+
+// Calls fn for every stretch over which no leg changes its run, by (column, first), until
+// fn returns an error, which ends the walk. `runs` are ordered by (column, leg, first).
+// DataLoss, in words, when they do not cover every extent of every leg exactly once.
+absl::Status SweepMap(const Geometry& geometry, const std::vector<MapRun>& runs,
+                      absl::FunctionRef<absl::Status(const MapStretch&)> fn);
+
+// Bytes of device space in stale copies.
+uint64_t StaleBytes(const std::vector<MapRun>& runs);
+
+// After an unclean end: of every extent's in-sync legs one stays, the others may differ
+// from it and become stale. The lowest leg on a device that is `present` stays, or the
+// lowest of all where none is. `runs` as for SweepMap; the result is normalized.
+absl::StatusOr<std::vector<MapRun>> KeepOnePresentLeg(const Geometry& geometry,
+                                                      const std::vector<MapRun>& runs,
+                                                      absl::FunctionRef<bool(DeviceIndex)> present);
+
+// OK when every extent has an in-sync copy on a present device, else FailedPrecondition;
+// `name_of` says what a device is called.
+absl::Status CheckReadable(const Geometry& geometry, const std::vector<MapRun>& runs,
+                           absl::FunctionRef<bool(DeviceIndex)> present,
+                           absl::FunctionRef<std::string(DeviceIndex)> name_of);
+
+}  // namespace braid
+
+#endif  // BRAID_CONTROLPLANE_CORE_MAP_SWEEP_H_

@@ -1,0 +1,191 @@
+// What a site knows, in memory and durably, and the one way to change it.
+//
+// Memory mirrors the MetadataStore. A Change gathers records, commits them as one batch
+// that also raises the site's revision, and only then shows them in memory; so nothing is
+// answered that a crash could take back, and a crash leaves the state before or after.
+//
+// Extents. A Change takes what it places out of the free space at once, so that no other
+// change can get it, and gives it back when it is not committed. What a deleted volume had
+// becomes free after the commit, never before: were it given away earlier, a crash could
+// leave two owners. At start the free space is what no volume's runs hold.
+//
+// A commit that failed may still be found when the store is opened again: the log may
+// have reached the disk although the sync did not say so. Memory therefore stays as it was
+// and takes no further change until the process is restarted and reads what is so; going
+// on could give extents to a second owner. Reading goes on.
+//
+// Locks, in this order: change_mu_, held by a Change from its first look to its end, also
+// while it waits for the disk; then mu_, held for moments to look or to apply, never while
+// waiting for anything. So readers wait for no disk. Entries are immutable and shared: a
+// reader keeps what it found for as long as it likes.
+#ifndef BRAID_CONTROLPLANE_CORE_SITE_STATE_H_
+#define BRAID_CONTROLPLANE_CORE_SITE_STATE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/btree_map.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "controlplane/core/host.h"
+#include "lib/allocator/free_space.h"
+#include "lib/allocator/placement.h"
+#include "lib/format/records.h"
+#include "lib/mapping/geometry.h"
+#include "lib/mapping/map_run.h"
+#include "lib/metadata/metadata_store.h"
+
+namespace braid {
+
+using DevicePtr = std::shared_ptr<const DeviceRecord>;
+
+struct VolumeEntry {
+  VolumeRecord record;
+  Geometry geometry;
+  // Normalized, and checked to cover every extent of every leg. Never null.
+  std::shared_ptr<const std::vector<MapRun>> runs;
+};
+using VolumePtr = std::shared_ptr<const VolumeEntry>;
+
+// A device and what its extents are used for.
+struct DeviceUse {
+  DevicePtr record;
+  uint64_t capacity_bytes = 0;
+  uint64_t free_bytes = 0;
+  uint64_t largest_free_bytes = 0;
+  uint64_t volume_count = 0;
+};
+
+class SiteState {
+ public:
+  struct Options {
+    std::string name;  // "": as the store has it
+    std::string node;  // that this control plane runs on
+  };
+
+  // Reads the store, or initialises an empty one. FailedPrecondition when the store is
+  // another site's; InvalidArgument when it is empty and no name is given; DataLoss,
+  // naming the record, when records contradict each other. Both outlive the state.
+  static absl::StatusOr<std::unique_ptr<SiteState>> Load(MetadataStore* store, Host* host,
+                                                         const Options& options);
+
+  const std::string& name() const { return name_; }
+  const std::string& node() const { return node_; }
+  const Uuid& id() const { return id_; }
+  const Uuid& cluster() const { return cluster_; }
+  Host& host() const { return host_; }
+
+  // The rest is thread-safe.
+  Revision revision() const ABSL_LOCKS_EXCLUDED(mu_);
+  // OK, or why no change is accepted any more.
+  absl::Status health() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // "volume", "site/volume" or a UUID. NotFound.
+  absl::StatusOr<VolumePtr> FindVolume(absl::string_view name) const ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<VolumePtr> FindVolume(const Uuid& id) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Those whose names come after `name`, in order, at most `limit`.
+  std::vector<VolumePtr> VolumesAfter(absl::string_view name, size_t limit) const
+      ABSL_LOCKS_EXCLUDED(mu_);
+  uint64_t volume_count() const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // A name or a UUID. NotFound.
+  absl::StatusOr<DeviceUse> FindDevice(absl::string_view name) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Null when unknown.
+  DevicePtr FindDevice(const Uuid& id) const ABSL_LOCKS_EXCLUDED(mu_);
+  // By name.
+  std::vector<DeviceUse> Devices() const ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  friend class Change;
+  struct DeviceSlot {
+    DevicePtr record;
+    FreeSpace space;
+    uint64_t volume_count = 0;
+  };
+
+  SiteState(MetadataStore* store, Host* host) : store_(*store), host_(*host) {}
+  absl::Status ReadOrInitialiseSite(const Options& options);
+  absl::Status LoadDevice(const DeviceRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status LoadVolume(const VolumeRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The parts of a change, in memory.
+  void ShowVolume(VolumePtr volume) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void HideVolume(const Uuid& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Gives back to the devices what the runs hold.
+  void Free(const std::vector<Uuid>& devices, const std::vector<MapRun>& runs)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  static DeviceUse Use(const DeviceSlot& slot);
+
+  // Constant after Load.
+  MetadataStore& store_;
+  Host& host_;
+  std::string name_;
+  std::string node_;
+  Uuid id_;
+  Uuid cluster_;
+
+  absl::Mutex change_mu_ ABSL_ACQUIRED_BEFORE(mu_);
+  mutable absl::Mutex mu_;
+  Revision revision_ ABSL_GUARDED_BY(mu_);
+  absl::Status health_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<Uuid, std::unique_ptr<DeviceSlot>> devices_ ABSL_GUARDED_BY(mu_);
+  absl::btree_map<std::string, DeviceSlot*> devices_by_name_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<Uuid, VolumePtr> volumes_ ABSL_GUARDED_BY(mu_);
+  absl::btree_map<std::string, VolumePtr> volumes_by_name_ ABSL_GUARDED_BY(mu_);
+};
+
+// One change of a site. What is looked up while a Change lives stays so until it ends,
+// for there is one at a time.
+class Change {
+ public:
+  // Waits for the change before this one.
+  explicit Change(SiteState& state);
+  // Without a Commit that succeeded nothing has changed.
+  ~Change();
+  Change(const Change&) = delete;
+  Change& operator=(const Change&) = delete;
+
+  // Unavailable when the site takes no more changes: the first thing to ask.
+  absl::Status Ready() const;
+
+  // As Place(), on the devices for which `usable` returns true.
+  absl::StatusOr<Placement> TakeExtents(const PlacementRequest& request,
+                                        absl::FunctionRef<bool(const Uuid&)> usable);
+
+  // Records get this change's revision. At most one of each device or volume.
+  // A new device, all free.
+  void AddDevice(DeviceRecord record);
+  void DeleteDevice(const Uuid& id);
+  // A new volume, with the runs that TakeExtents gave.
+  void AddVolume(VolumeRecord record, const Geometry& geometry, std::vector<MapRun> runs);
+  // Another record for a volume that exists; its runs stay.
+  void PutVolume(const VolumeEntry& before, VolumeRecord record);
+  // Likewise, with other runs that hold the same extents.
+  void PutVolume(const VolumeEntry& before, VolumeRecord record, std::vector<MapRun> runs);
+  void DeleteVolume(const VolumeEntry& volume);
+
+  // Durable and visible when OK. Once, at the end.
+  absl::Status Commit();
+
+ private:
+  SiteState& state_;
+  absl::MutexLock lock_;
+  const Revision revision_;
+  bool committed_ = false;
+  MetadataBatch batch_;
+  std::vector<VolumePtr> put_volumes_;
+  std::vector<Uuid> deleted_volumes_;
+  std::vector<DevicePtr> added_devices_;
+  std::vector<Uuid> deleted_devices_;
+  std::vector<Placement> taken_;
+};
+
+}  // namespace braid
+
+#endif  // BRAID_CONTROLPLANE_CORE_SITE_STATE_H_

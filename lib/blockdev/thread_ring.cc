@@ -1,0 +1,108 @@
+#include "lib/blockdev/thread_ring.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <cassert>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace braid {
+namespace {
+
+std::atomic<bool> disabled{false};
+
+// The ring is this process's own and its queues cannot overflow, so the kernel has no
+// reason to refuse; what is in flight would otherwise never end.
+[[noreturn]] void Die(const char* what, int error) {
+  fprintf(stderr, "braid: io_uring: %s: %s\n", what, strerror(error));
+  abort();
+}
+
+// EAGAIN, EBUSY: short of memory, or completions to be taken first; Drive comes again.
+void CheckSubmitted(int result) {
+  if (result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY) return;
+  Die("cannot submit", -result);
+}
+
+}  // namespace
+
+void ThreadRing::DisableForTest(bool disable) { disabled.store(disable); }
+
+ThreadRing* ThreadRing::Get() {
+  // The kernel's answer for this thread and process; asked once.
+  struct Slot {
+    std::unique_ptr<ThreadRing> ring;
+    pid_t asked_by = 0;
+  };
+  thread_local Slot slot;
+  if (disabled.load(std::memory_order_relaxed)) return nullptr;
+  const pid_t self = getpid();
+  if (slot.asked_by != self) {
+    slot.asked_by = self;
+    slot.ring.reset();
+    std::unique_ptr<ThreadRing> ring(new ThreadRing);
+    if (io_uring_queue_init(kDepth, &ring->ring_, 0) == 0) {
+      ring->owner_ = self;
+      slot.ring = std::move(ring);
+      for (RingOp& op : slot.ring->ops_) slot.ring->free_.push_back(&op);
+    }
+  }
+  return slot.ring.get();
+}
+
+ThreadRing::~ThreadRing() {
+  if (owner_ == 0) return;
+  assert(owner_ != getpid() || free_.size() == kDepth);
+  io_uring_queue_exit(&ring_);
+}
+
+RingOp& ThreadRing::Start(RingClient& client, DeviceIo& io, IoGroup& group) {
+  while (free_.empty()) Drive();
+  RingOp& op = *free_.back();
+  free_.pop_back();
+  op.step = 0;
+  op.client_ = &client;
+  op.io_ = &io;
+  op.group_ = &group;
+  group.AddDriven(*this);
+  return op;
+}
+
+io_uring_sqe& ThreadRing::Sqe(RingOp& op) {
+  // One entry an op and kDepth of each: there is always one.
+  io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+  if (sqe == nullptr) Die("no submission entry", EBUSY);
+  memset(sqe, 0, sizeof(*sqe));
+  sqe->user_data = reinterpret_cast<uintptr_t>(&op);
+  return *sqe;
+}
+
+void ThreadRing::Finish(RingOp& op, int error) {
+  IoGroup* group = op.group_;
+  op.io_->error = error;
+  free_.push_back(&op);
+  group->CompleteDriven();
+}
+
+void ThreadRing::Push() { CheckSubmitted(io_uring_submit(&ring_)); }
+
+void ThreadRing::Drive() {
+  CheckSubmitted(io_uring_submit_and_wait(&ring_, 1));
+  TakeCompletions();
+}
+
+void ThreadRing::TakeCompletions() {
+  io_uring_cqe* cqe = nullptr;
+  while (io_uring_peek_cqe(&ring_, &cqe) == 0 && cqe != nullptr) {
+    auto* op = reinterpret_cast<RingOp*>(static_cast<uintptr_t>(cqe->user_data));
+    const int result = cqe->res;
+    // Before the owner goes on, which may drive this ring itself.
+    io_uring_cqe_seen(&ring_, cqe);
+    op->client_->RingDone(*this, *op, result);
+  }
+}
+
+}  // namespace braid

@@ -1,0 +1,304 @@
+#include "lib/format/records.h"
+
+#include <cassert>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "lib/base/checked.h"
+#include "lib/format/codec.h"
+#include "lib/format/device_range.h"
+#include "lib/mapping/page_table.h"
+
+namespace braid {
+namespace {
+
+constexpr uint8_t kRecordVersion = 1;  // of each kind, so far
+constexpr char kStoreKind = 'f', kSiteKind = 's', kDeviceKind = 'd', kVolumeKind = 'v',
+               kRunKind = 'r';
+
+absl::Status Damaged(absl::string_view what, absl::string_view how) {
+  return absl::DataLossError(absl::StrCat(what, " is damaged: ", how));
+}
+
+// A record is what its fields say, they are all there is, and each is in its range.
+template <class Record>
+absl::StatusOr<Record> Checked(absl::string_view what, const ByteReader& reader, Record record,
+                               const absl::Status& check) {
+  if (!reader.done()) return Damaged(what, "its fields do not fill it");
+  if (!check.ok()) return Damaged(what, check.message());
+  return record;
+}
+
+absl::Status CheckLayout(const VolumeRecord& v) {
+  bool fits = false;
+  switch (v.layout) {
+    case Layout::kLinear:
+      fits = v.columns == 1 && v.legs == 1;
+      break;
+    case Layout::kStriped:
+      fits = v.columns > 1 && v.legs == 1;
+      break;
+    case Layout::kMirrored:
+      fits = v.columns == 1 && v.legs > 1;
+      break;
+    case Layout::kStripedMirrors:
+      fits = v.columns > 1 && v.legs > 1;
+      break;
+  }
+  if (fits) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("layout ", static_cast<int>(v.layout),
+                                                 " does not have ", v.columns, " columns and ",
+                                                 v.legs, " legs"));
+}
+
+absl::Status CheckAttachment(const AttachmentRecord& a) {
+  if (!a.node.empty()) {
+    if (absl::Status s = CheckName("holder's node", a.node); !s.ok()) return s;
+  }
+  if (a.held && (a.node.empty() || a.epoch == Epoch(0))) {
+    return absl::InvalidArgumentError("attachment is held by no node or in no epoch");
+  }
+  if (a.since_unix_seconds < 0) return absl::InvalidArgumentError("attachment time is negative");
+  return absl::OkStatus();
+}
+
+void WriteAttachment(ByteWriter& writer, const AttachmentRecord& a) {
+  writer.U64(a.epoch.value());
+  writer.Bool(a.held);
+  writer.Bool(a.read_only);
+  writer.Text(a.node);
+  writer.Id(a.boot_id);
+  writer.U64(a.pid);
+  writer.I64(a.since_unix_seconds);
+}
+
+AttachmentRecord ReadAttachment(ByteReader& reader) {
+  AttachmentRecord a;
+  a.epoch = Epoch(reader.U64());
+  a.held = reader.Bool();
+  a.read_only = reader.Bool();
+  a.node = reader.Text();
+  a.boot_id = reader.Id();
+  a.pid = reader.U64();
+  a.since_unix_seconds = reader.I64();
+  return a;
+}
+
+// At most kMaxFaultBytes, not ending within a UTF-8 character.
+absl::string_view CutFault(absl::string_view fault) {
+  if (fault.size() <= kMaxFaultBytes) return fault;
+  size_t end = kMaxFaultBytes;
+  while (end > 0 && (static_cast<uint8_t>(fault[end]) & 0xc0) == 0x80) --end;
+  return fault.substr(0, end);
+}
+
+}  // namespace
+
+absl::Status CheckSite(const SiteRecord& r) {
+  if (r.cluster.IsNil()) return absl::InvalidArgumentError("cluster UUID is nil");
+  if (r.site.IsNil()) return absl::InvalidArgumentError("site UUID is nil");
+  return CheckName("site name", r.name);
+}
+
+absl::Status CheckDevice(const DeviceRecord& r) {
+  if (r.id.IsNil()) return absl::InvalidArgumentError("device UUID is nil");
+  if (absl::Status s = CheckName("device name", r.name); !s.ok()) return s;
+  if (absl::Status s = CheckName("node name", r.node); !s.ok()) return s;
+  if (absl::Status s = CheckPath("device path", r.path); !s.ok()) return s;
+  if (absl::Status s = CheckName("device class", r.device_class); !s.ok()) return s;
+  if (r.created_unix_seconds < 0) return absl::InvalidArgumentError("creation time is negative");
+  return CheckDeviceRange(r.device_bytes, r.data_offset, r.data_bytes);
+}
+
+absl::Status CheckVolume(const VolumeRecord& r) {
+  if (r.id.IsNil()) return absl::InvalidArgumentError("volume UUID is nil");
+  if (absl::Status s = CheckName("volume name", r.name); !s.ok()) return s;
+  if (auto g = Geometry::Make(r.size_bytes, r.columns, r.stripe_bytes, r.legs); !g.ok()) {
+    return g.status();
+  }
+  if (absl::Status s = CheckLayout(r); !s.ok()) return s;
+  if (!r.device_class.empty()) {
+    if (absl::Status s = CheckName("device class", r.device_class); !s.ok()) return s;
+  }
+  if (r.devices.size() > kMaxDevices) {
+    return absl::InvalidArgumentError(absl::StrCat(r.devices.size(), " devices"));
+  }
+  absl::flat_hash_set<Uuid> seen;
+  for (const Uuid& device : r.devices) {
+    if (device.IsNil()) return absl::InvalidArgumentError("a device's UUID is nil");
+    if (!seen.insert(device).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("device ", device.ToString(), " stands in it twice"));
+    }
+  }
+  if (r.state < VolumeState::kPreparing || r.state > VolumeState::kDeleting) {
+    return absl::InvalidArgumentError(absl::StrCat("state ", static_cast<int>(r.state)));
+  }
+  if (r.created_unix_seconds < 0) return absl::InvalidArgumentError("creation time is negative");
+  return CheckAttachment(r.attachment);
+}
+
+absl::Status CheckRunBounds(const MapRun& run) {
+  if (run.column >= kMaxColumns) {
+    return absl::InvalidArgumentError(absl::StrCat("column ", run.column));
+  }
+  if (run.leg >= kMaxLegs) return absl::InvalidArgumentError(absl::StrCat("leg ", run.leg));
+  const auto units = CheckedMul(run.count, kSmallPerExtent);
+  if (run.count == 0 || !units || !RangeFits(run.unit.value(), *units, kMaxDeviceUnits) ||
+      !CheckedAdd(run.first.value(), run.count)) {
+    return absl::InvalidArgumentError(absl::StrCat(run.count, " extents from ", run.first.value(),
+                                                   " at unit ", run.unit.value()));
+  }
+  return absl::OkStatus();
+}
+
+std::string EncodeSite(const SiteRecord& r) {
+  assert(CheckSite(r).ok());
+  ByteWriter writer = BeginFrame(kSiteKind, kRecordVersion);
+  writer.Id(r.cluster);
+  writer.Id(r.site);
+  writer.Text(r.name);
+  writer.U64(r.revision.value());
+  return FinishFrame(std::move(writer));
+}
+
+absl::StatusOr<SiteRecord> DecodeSite(absl::string_view bytes) {
+  constexpr absl::string_view kWhat = "site record";
+  auto body = OpenFrame(kWhat, kSiteKind, kRecordVersion, bytes);
+  if (!body.ok()) return body.status();
+  ByteReader reader(*body);
+  SiteRecord r;
+  r.cluster = reader.Id();
+  r.site = reader.Id();
+  r.name = reader.Text();
+  r.revision = Revision(reader.U64());
+  return Checked(kWhat, reader, r, CheckSite(r));
+}
+
+std::string EncodeDevice(const DeviceRecord& r) {
+  assert(CheckDevice(r).ok());
+  ByteWriter writer = BeginFrame(kDeviceKind, kRecordVersion);
+  writer.Id(r.id);
+  writer.Text(r.name);
+  writer.Text(r.node);
+  writer.Text(r.path);
+  writer.Text(r.device_class);
+  writer.U64(r.device_bytes);
+  writer.U64(r.data_offset);
+  writer.U64(r.data_bytes);
+  writer.I64(r.created_unix_seconds);
+  writer.U64(r.revision.value());
+  return FinishFrame(std::move(writer));
+}
+
+absl::StatusOr<DeviceRecord> DecodeDevice(absl::string_view bytes) {
+  constexpr absl::string_view kWhat = "device record";
+  auto body = OpenFrame(kWhat, kDeviceKind, kRecordVersion, bytes);
+  if (!body.ok()) return body.status();
+  ByteReader reader(*body);
+  DeviceRecord r;
+  r.id = reader.Id();
+  r.name = reader.Text();
+  r.node = reader.Text();
+  r.path = reader.Text();
+  r.device_class = reader.Text();
+  r.device_bytes = reader.U64();
+  r.data_offset = reader.U64();
+  r.data_bytes = reader.U64();
+  r.created_unix_seconds = reader.I64();
+  r.revision = Revision(reader.U64());
+  return Checked(kWhat, reader, r, CheckDevice(r));
+}
+
+std::string EncodeVolume(const VolumeRecord& r) {
+  assert(CheckVolume(r).ok());
+  ByteWriter writer = BeginFrame(kVolumeKind, kRecordVersion);
+  writer.Id(r.id);
+  writer.Text(r.name);
+  writer.U64(r.size_bytes);
+  writer.U8(static_cast<uint8_t>(r.layout));
+  writer.U32(r.columns);
+  writer.U64(r.stripe_bytes);
+  writer.U32(r.legs);
+  writer.Text(r.device_class);
+  writer.U8(static_cast<uint8_t>(r.state));
+  writer.Text(CutFault(r.fault));
+  WriteAttachment(writer, r.attachment);
+  writer.I64(r.created_unix_seconds);
+  writer.U64(r.revision.value());
+  writer.U32(static_cast<uint32_t>(r.devices.size()));
+  for (const Uuid& device : r.devices) writer.Id(device);
+  return FinishFrame(std::move(writer));
+}
+
+absl::StatusOr<VolumeRecord> DecodeVolume(absl::string_view bytes) {
+  constexpr absl::string_view kWhat = "volume record";
+  auto body = OpenFrame(kWhat, kVolumeKind, kRecordVersion, bytes);
+  if (!body.ok()) return body.status();
+  ByteReader reader(*body);
+  VolumeRecord r;
+  r.id = reader.Id();
+  r.name = reader.Text();
+  r.size_bytes = reader.U64();
+  r.layout = static_cast<Layout>(reader.U8());
+  r.columns = reader.U32();
+  r.stripe_bytes = reader.U64();
+  r.legs = reader.U32();
+  r.device_class = reader.Text();
+  r.state = static_cast<VolumeState>(reader.U8());
+  r.fault = reader.Text();
+  r.attachment = ReadAttachment(reader);
+  r.created_unix_seconds = reader.I64();
+  r.revision = Revision(reader.U64());
+  const uint32_t devices = reader.Count(Uuid::kBytes);
+  r.devices.reserve(devices);
+  for (uint32_t i = 0; i < devices; ++i) r.devices.push_back(reader.Id());
+  if (r.fault.size() > kMaxFaultBytes) return Damaged(kWhat, "its fault is too long");
+  return Checked(kWhat, reader, r, CheckVolume(r));
+}
+
+std::string EncodeRun(const MapRun& run) {
+  assert(CheckRunBounds(run).ok());
+  ByteWriter writer = BeginFrame(kRunKind, kRecordVersion);
+  writer.U64(run.count);
+  writer.U16(run.device.value());
+  writer.U64(run.unit.value());
+  writer.Bool(run.stale);
+  return FinishFrame(std::move(writer));
+}
+
+absl::StatusOr<MapRun> DecodeRun(absl::string_view bytes) {
+  constexpr absl::string_view kWhat = "map run";
+  auto body = OpenFrame(kWhat, kRunKind, kRecordVersion, bytes);
+  if (!body.ok()) return body.status();
+  ByteReader reader(*body);
+  MapRun run;
+  run.count = reader.U64();
+  run.device = DeviceIndex(reader.U16());
+  run.unit = DeviceUnit(reader.U64());
+  run.stale = reader.Bool();
+  return Checked(kWhat, reader, run, CheckRunBounds(run));
+}
+
+std::string EncodeStoreVersion(uint32_t version) {
+  ByteWriter writer = BeginFrame(kStoreKind, kRecordVersion);
+  writer.U32(version);
+  return FinishFrame(std::move(writer));
+}
+
+absl::StatusOr<uint32_t> DecodeStoreVersion(absl::string_view bytes) {
+  constexpr absl::string_view kWhat = "store's format record";
+  auto body = OpenFrame(kWhat, kStoreKind, kRecordVersion, bytes);
+  if (!body.ok()) return body.status();
+  ByteReader reader(*body);
+  const uint32_t version = reader.U32();
+  if (!reader.done() || version == 0) return Damaged(kWhat, "no version");
+  if (version > kStoreVersion) {
+    return absl::UnimplementedError(absl::StrCat("the store has format ", version,
+                                                 ", this Braid reads ", kStoreVersion,
+                                                 "; use the newer Braid that wrote it"));
+  }
+  return version;
+}
+
+}  // namespace braid

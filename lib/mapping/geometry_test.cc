@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "lib/mapping/split.h"
 #include "lib/base/test_seed.h"
+#include "lib/mapping/split.h"
 
 namespace braid {
 namespace {

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "lib/base/checked.h"
 #include "lib/base/units.h"
 
 namespace braid {
@@ -53,8 +54,11 @@ class Geometry {
   uint64_t extents_per_column() const { return extents_per_column_; }
   // Rows of the page table: columns * extents_per_column.
   uint64_t rows() const { return extents_per_column_ * columns_; }
-  // Device bytes a thick volume takes, all legs together.
-  uint64_t allocated_bytes() const { return rows() * legs_ * kExtentBytes; }
+  // Device bytes a thick volume takes, all legs together; UINT64_MAX, which no pool has,
+  // where that is more (copies of a volume of nearly 2^63 bytes).
+  uint64_t allocated_bytes() const {
+    return CheckedMul(rows() * legs_, kExtentBytes).value_or(UINT64_MAX);
+  }
 
   // Where volume byte `offset` lies. offset < size_bytes(). Inline: it is part of
   // every look-up.
@@ -89,8 +93,15 @@ class Geometry {
   }
 
  private:
+  // stripe / columns_ by a multiplication, as compilers divide by constants: a division
+  // takes longer, and a shift for powers of two would be a second path for nothing
+  // (docs/PERFORMANCE.md). Exact: with m = ceil(2^64 / c), m * c = 2^64 + e for an e in
+  // [0, c), and the product is too large by stripe * e / (c * 2^64), which is less than
+  // 1 / c, the least that could reach the next whole number, while stripe * e < 2^64. Here
+  // stripe < 2^51 (2^63 bytes in stripes of 4 KiB) and e < 2^6.
   uint64_t DivideByColumns(uint64_t stripe) const {
-    return column_shift_ >= 0 ? stripe >> column_shift_ : stripe / columns_;
+    __extension__ using Wide = unsigned __int128;
+    return static_cast<uint64_t>((Wide{stripe} * column_reciprocal_) >> 64);
   }
 
   uint64_t size_bytes_ = 0;
@@ -98,8 +109,8 @@ class Geometry {
   uint64_t extents_per_column_ = 0;
   uint32_t columns_ = 1;
   uint32_t legs_ = 1;
-  int stripe_shift_ = 22;
-  int column_shift_ = 0;  // log2(columns), or -1 where that is no whole number
+  uint32_t stripe_shift_ = 22;
+  uint64_t column_reciprocal_ = 0;  // ceil(2^64 / columns)
 };
 
 }  // namespace braid

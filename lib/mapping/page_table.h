@@ -7,18 +7,21 @@
 //   large extent  device 16 | unit 40 | flags 8
 //   table         address of 64 words, one per small extent | flags 8
 //
-// with flags in the low byte. Look-ups take no lock and, for a large extent, touch one
-// cache line. The array is reserved, not filled, so an unmapped volume costs address
-// space only (8 bytes per row and leg).
+// with flags in the low byte, of which three are taken; tables lie at multiples of their
+// 512 bytes, so their addresses leave that byte free. Look-ups take no lock and, for a
+// large extent, touch one cache line; a small one adds the line of its table. The array is
+// reserved, not filled, so an unmapped volume costs address space only (8 bytes per row
+// and leg); reserved_memory.h says when that is counted.
 //
 // Thread safety: look-ups from any thread at any time. Changes to different words may
-// run at once; changes to one word are the caller's to order (lib/volume holds that part
-// of the volume). A table that a word no longer points at is freed with the PageTable:
-// a reader may still be inside it.
+// run at once; changes to one word, and to small extents of one row and leg, are the
+// caller's to order (lib/volume holds that part of the volume). A table that a word no
+// longer points at is freed with the PageTable: a reader may still be inside it.
 #ifndef BRAID_LIB_MAPPING_PAGE_TABLE_H_
 #define BRAID_LIB_MAPPING_PAGE_TABLE_H_
 
 #include <atomic>
+#include <cassert>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -29,6 +32,7 @@
 #include "lib/base/units.h"
 #include "lib/mapping/geometry.h"
 #include "lib/mapping/map_run.h"
+#include "lib/mapping/reserved_memory.h"
 
 namespace braid {
 
@@ -46,8 +50,15 @@ class MapWord {
 
   constexpr MapWord() = default;
   explicit constexpr MapWord(uint64_t raw) : raw_(raw) {}
+  // unit < kMaxDeviceUnits.
   static constexpr MapWord Extent(DeviceIndex device, DeviceUnit unit, uint8_t more_flags = 0) {
+    assert(unit.value() < kMaxDeviceUnits);
     return MapWord(uint64_t{device.value()} << 48 | unit.value() << 8 | kMapped | more_flags);
+  }
+
+  // `words` are kSmallPerExtent, aligned to their size.
+  static MapWord Table(uint64_t* words) {
+    return MapWord(reinterpret_cast<uintptr_t>(words) | kTable);
   }
 
   constexpr bool is_hole() const { return (raw_ & (kMapped | kTable)) == 0; }
@@ -55,6 +66,11 @@ class MapWord {
   constexpr bool is_stale() const { return (raw_ & kStale) != 0; }
   constexpr DeviceIndex device() const { return DeviceIndex(static_cast<uint16_t>(raw_ >> 48)); }
   constexpr DeviceUnit unit() const { return DeviceUnit((raw_ >> 8) & (kMaxDeviceUnits - 1)); }
+  // Of a table only; elsewhere the bits mean something else.
+  uint64_t* table() const { return reinterpret_cast<uint64_t*>(raw_ & ~uint64_t{0xff}); }
+  constexpr MapWord WithStale(bool stale) const {
+    return MapWord(stale ? raw_ | kStale : raw_ & ~uint64_t{kStale});
+  }
   constexpr uint64_t raw() const { return raw_; }
   friend constexpr bool operator==(MapWord, MapWord) = default;
 
@@ -74,7 +90,6 @@ class PageTable {
  public:
   // All holes. ResourceExhausted where the address space cannot be had.
   static absl::StatusOr<std::unique_ptr<PageTable>> Create(const Geometry& geometry);
-  ~PageTable();
   PageTable(const PageTable&) = delete;
   PageTable& operator=(const PageTable&) = delete;
 
@@ -82,51 +97,72 @@ class PageTable {
 
   // The word of a row and leg, as it is at some moment during the call.
   // row < geometry().rows(), leg < geometry().legs().
-  MapWord Word(uint64_t row, uint32_t leg) const {
-    return MapWord(words_[row * legs_ + leg].load(std::memory_order_acquire));
-  }
+  MapWord Word(uint64_t row, uint32_t leg) const { return Load(WordAt(row, leg)); }
 
   // Where one leg keeps the byte at `place`, through a table of small extents when
   // there is one.
   LegPlace Look(ColumnPlace place, uint32_t leg) const {
-    MapWord word = Word(geometry_.Row(place), leg);
+    const MapWord word = Word(geometry_.Row(place), leg);
     const uint64_t in_extent = place.offset & (kExtentBytes - 1);
-    if (!word.is_table()) [[likely]] {
-      return {!word.is_hole(), word.is_stale(), word.device(),
-              word.unit().value() * kSmallExtentBytes + in_extent};
-    }
-    return LookInTable(word, in_extent);
+    if (word.is_table()) [[unlikely]]
+      return LookInTable(word, in_extent);
+    return {!word.is_hole(), word.is_stale(), word.device(),
+            word.unit().value() * kSmallExtentBytes + in_extent};
   }
 
   // Changes. Each takes effect for look-ups that begin after it returns.
   // The extent's first byte lies at unit * 64 KiB on the device.
+  // The word may be a hole; it takes the place of a table whole.
   void SetLarge(uint64_t row, uint32_t leg, MapWord word);
   // small < kSmallPerExtent. Makes the table if the row has none; the row is then a
-  // hole or a table, never a large extent. The word may be a hole.
-  void SetSmall(uint64_t row, uint32_t leg, uint32_t small, MapWord word);
-  // Sets (or clears) kStale on a row's leg, and on all its small extents.
+  // hole or a table, never a large extent. The word may be a hole. ResourceExhausted,
+  // and nothing changed, when there is no memory for the table.
+  absl::Status SetSmall(uint64_t row, uint32_t leg, uint32_t small, MapWord word);
+  // Sets (or clears) kStale on a row's leg, and on all its small extents. A hole stays
+  // one: it holds no copy that could be stale.
   void SetStale(uint64_t row, uint32_t leg, bool stale);
 
   // Enters whole runs; InvalidArgument when one lies outside the geometry, names a
   // device past `device_count`, or overlaps what is mapped already (nothing of that
-  // run is entered then).
+  // run is entered when it returns; look-ups during the call may see some of it).
   absl::Status Enter(const MapRun& run, uint64_t device_count);
 
-  // Bytes of memory that are really in use for words and tables, as counted here
-  // (touched pages of the array are for the kernel to know).
+  // Bytes of the tables of small extents made so far (touched pages of the array of rows
+  // are for the kernel to know).
   uint64_t table_bytes() const;
 
  private:
-  struct SmallTable;
-  PageTable(const Geometry& geometry, std::atomic<uint64_t>* words, uint64_t mapped_bytes);
-  LegPlace LookInTable(MapWord word, uint64_t offset_in_extent) const;
+  static constexpr uint64_t kTableBytes = kSmallPerExtent * sizeof(uint64_t);
+  // A slab is one huge page.
+  static constexpr uint64_t kTablesPerSlab = kHugePageBytes / kTableBytes;
+  static_assert(kTableBytes >= 256, "a table's address must leave the flags' byte free");
+
+  PageTable(const Geometry& geometry, ReservedMemory words);
+
+  // Words are plain integers in memory from the kernel, and atomic in every use.
+  static MapWord Load(uint64_t& word) {
+    return MapWord(std::atomic_ref<uint64_t>(word).load(std::memory_order_acquire));
+  }
+  static void Store(uint64_t& word, MapWord value) {
+    std::atomic_ref<uint64_t>(word).store(value.raw(), std::memory_order_release);
+  }
+  uint64_t& WordAt(uint64_t row, uint32_t leg) const { return words_[row * legs_ + leg]; }
+  static LegPlace LookInTable(MapWord table, uint64_t in_extent) {
+    const MapWord word = Load(table.table()[in_extent / kSmallExtentBytes]);
+    return {!word.is_hole(), word.is_stale() || table.is_stale(), word.device(),
+            word.unit().value() * kSmallExtentBytes + (in_extent & (kSmallExtentBytes - 1))};
+  }
+  // All holes.
+  absl::StatusOr<uint64_t*> NewTable();
 
   const Geometry geometry_;
   const uint32_t legs_;
-  std::atomic<uint64_t>* const words_;
-  const uint64_t reserved_bytes_;
+  uint64_t* const words_;
+  const ReservedMemory words_memory_;
+
   mutable absl::Mutex mu_;
-  std::vector<std::unique_ptr<SmallTable>> tables_ ABSL_GUARDED_BY(mu_);
+  std::vector<ReservedMemory> slabs_ ABSL_GUARDED_BY(mu_);
+  uint64_t tables_made_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 }  // namespace braid

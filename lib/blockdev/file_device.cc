@@ -1,12 +1,14 @@
 #include "lib/blockdev/file_device.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/checked.h"
 #include "lib/base/errno_status.h"
@@ -225,7 +227,7 @@ absl::Status CheckType(const struct stat& st, const std::string& path) {
 
 absl::StatusOr<std::unique_ptr<BlockDevice>> OpenFileDevice(const std::string& path,
                                                             const FileDeviceOptions& options) {
-  if (path.find('\0') != std::string::npos) return OpenError(ENOENT, path.c_str());
+  if (path.find('\0') != std::string::npos) return OpenError(ENOENT, absl::CHexEscape(path));
   // Looked at first: opening a FIFO blocks, and opening a tape or a terminal acts on it.
   struct stat st {};
   if (stat(path.c_str(), &st) != 0) return OpenError(errno, path);

@@ -5,8 +5,6 @@
 
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <random>
 #include <string>
@@ -14,6 +12,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "lib/base/test_seed.h"
 #include "lib/base/units.h"
 #include "lib/blockdev/file_device.h"
 #include "lib/blockdev/memory_device.h"
@@ -22,13 +21,6 @@
 
 namespace braid {
 namespace {
-
-uint64_t Seed() {
-  const char* given = getenv("BRAID_SEED");
-  const uint64_t seed = given != nullptr ? strtoull(given, nullptr, 10) : std::random_device()();
-  printf("BRAID_SEED=%llu\n", static_cast<unsigned long long>(seed));
-  return seed;
-}
 
 // Completes every request on a thread of its own, as a network device does.
 class OtherThreadDevice final : public BlockDevice {
@@ -223,7 +215,7 @@ TEST_F(IoGroupOnFiles, ForkedChildMakesItsOwnRing) {
 
 // Each thread owns a slice of both legs and keeps a model of it.
 TEST_F(IoGroupOnFiles, ManyThreadsReadTheirOwnWritesOnBothLegs) {
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   constexpr int kThreads = 4;
   constexpr uint64_t kSlice = kBytes / kThreads;
   std::vector<std::thread> threads;

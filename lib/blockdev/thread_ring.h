@@ -76,11 +76,12 @@ class ThreadRing final : public IoDriver {
   void Drive() override;
 
  private:
-  ThreadRing() = default;
+  static std::unique_ptr<ThreadRing> Make(pid_t self);
+  ThreadRing(const io_uring& queues, pid_t owner);
   void TakeCompletions();
 
-  io_uring ring_{};
-  pid_t owner_ = 0;
+  io_uring ring_;
+  const pid_t owner_;
   std::array<RingOp, kDepth> ops_;
   std::vector<RingOp*> free_;
 };

@@ -1,8 +1,6 @@
 // Do the faulty devices do what their fault models say, and nothing else?
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <random>
 #include <set>
@@ -11,6 +9,7 @@
 
 #include "gtest/gtest.h"
 #include "lib/base/errno_status.h"
+#include "lib/base/test_seed.h"
 #include "lib/base/units.h"
 #include "lib/blockdev/memory_device.h"
 #include "lib/testing/borrowed_device.h"
@@ -21,13 +20,6 @@ namespace braid {
 namespace {
 
 constexpr uint64_t kBytes = 64 * kKiB;
-
-uint64_t Seed() {
-  const char* given = getenv("BRAID_SEED");
-  const uint64_t seed = given != nullptr ? strtoull(given, nullptr, 10) : std::random_device()();
-  printf("BRAID_SEED=%llu\n", static_cast<unsigned long long>(seed));
-  return seed;
-}
 
 std::string ReadAll(BlockDevice& device) {
   std::string out(device.traits().size_bytes, '?');
@@ -112,7 +104,7 @@ TEST_F(Faulty, LostAnswerHasTakenEffectAndTornOneInPart) {
 }
 
 TEST_F(Faulty, SameSeedMeetsTheSameFaults) {
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   auto failures = [&](uint64_t with) {
     FaultyDevice device(BorrowDevice(memory_.get()), {.seed = with});
     device.AddFault({.probability = 0.3});
@@ -139,7 +131,7 @@ TEST_F(Faulty, DeadDeviceFailsEverythingAndComesBackWithOldBytes) {
 }
 
 TEST(FaultyThreads, OverlappingRequestsInFlightReallyReorder) {
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   std::unique_ptr<BlockDevice> memory = MakeMemoryDevice("memory", kBytes);
   FaultyDevice device(BorrowDevice(memory.get()),
                       {.seed = seed, .threads = 2, .max_delay = absl::Microseconds(50)});
@@ -169,7 +161,7 @@ TEST(FaultyThreads, OverlappingRequestsInFlightReallyReorder) {
 }
 
 TEST(Crash, KeepsTheFlushedAndAnyVersionSince) {
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   std::set<char> survivors;
   for (uint64_t round = 0; round < 200; ++round) {
     CrashDevice device("crash", kBytes);
@@ -189,7 +181,7 @@ TEST(Crash, KeepsTheFlushedAndAnyVersionSince) {
 }
 
 TEST(Crash, FuaIsDurableWithoutAFlushAndZeroIsNot) {
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   std::set<char> zeroed;
   for (uint64_t round = 0; round < 50; ++round) {
     CrashDevice device("crash", kBytes);
@@ -214,7 +206,7 @@ TEST(Crash, SmallWritesKeepTheRestOfTheirSector) {
 }
 
 TEST(Crash, OnePowerSupplyCutsAllDevicesAtOneRequest) {
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   std::set<char> under_way;
   for (uint64_t round = 0; round < 50; ++round) {
     PowerSupply power;
@@ -241,7 +233,7 @@ TEST(Crash, OnePowerSupplyCutsAllDevicesAtOneRequest) {
 }
 
 TEST(Crash, FlushCaughtByTheCutPromisesNothing) {
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   std::set<char> survivors;
   for (uint64_t round = 0; round < 50; ++round) {
     PowerSupply power;

@@ -6,8 +6,11 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "lib/base/size_text.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/json.h"
@@ -202,8 +205,16 @@ std::string ExplainVolume(const v1::Volume& volume, const std::vector<v1::MapRow
   std::map<std::string, const v1::Device*> devices;
   for (const v1::Device& device : list.devices()) devices[device.name()] = &device;
   const PlaceMap places = Places(rows);
-  return absl::StrCat(ShapeSentence(volume), "\n\n", PlaceLines(volume, places, devices), "\n",
-                      HealthLines(volume, places, devices), "\n", AttachmentLines(volume));
+  const std::string text =
+      absl::StrCat(ShapeSentence(volume), "\n\n", PlaceLines(volume, places, devices), "\n",
+                   HealthLines(volume, places, devices), "\n", AttachmentLines(volume));
+  std::string out;
+  for (absl::string_view line : absl::StrSplit(absl::StripSuffix(text, "\n"), '\n')) {
+    // Lines of what belongs under the line before are indented, and stay so.
+    const size_t indent = absl::StartsWith(line, "  ") ? 2 : 0;
+    out += line.empty() ? "\n" : Wrapped("", line, indent);
+  }
+  return out;
 }
 
 void AddExplainCommand(CLI::App& root, Context& context) {

@@ -123,7 +123,7 @@ class TreeTest : public ::testing::Test {
   std::vector<std::string> CompleteWords(std::vector<std::string> words) {
     return Complete(*root_, words, [this](const std::string& type, const std::string& control) {
       asked_control_ = control;
-      if (type == "VOLUME") return std::vector<std::string>{"db", "dump", "web"};
+      if (type == "VOLUME") return std::vector<std::string>{"db", "dump", "lab/db", "web"};
       if (type == "DEVICE") return std::vector<std::string>{"d1"};
       return std::vector<std::string>{"ssd", "ssd"};
     });
@@ -157,6 +157,8 @@ TEST_F(TreeTest, CompletesNamesOfTheSiteThatTheLineNames) {
   EXPECT_THAT(CompleteWords({"--control", "unix:/x", "--json", "volume", "show", "d"}),
               ElementsAre("db", "dump"));
   EXPECT_EQ(asked_control_, "unix:/x");
+  EXPECT_THAT(CompleteWords({"volume", "show", "lab/"}), ElementsAre("lab/db"));
+  EXPECT_THAT(CompleteWords({"volume", "show", "l"}), IsEmpty());
   EXPECT_THAT(CompleteWords({"--control=h:1", "device", "remove", "--dry-run", ""}),
               ElementsAre("d1"));
   EXPECT_EQ(asked_control_, "h:1");

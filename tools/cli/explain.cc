@@ -111,8 +111,12 @@ std::string HealthLines(const v1::Volume& volume, const PlaceMap& places,
   std::string text = absl::StrCat("Its health is ", Word(volume.health()), ".");
   switch (volume.health()) {
     case v1::VOLUME_HEALTH_GOOD:
-      absl::StrAppend(&text, volume.copies() > 1 ? " All copies agree." : "",
-                      missing.empty() ? " Nothing needs to be done.\n" : "\n");
+      if (missing.empty()) {
+        absl::StrAppend(&text, volume.copies() > 1 ? " All copies agree." : "",
+                        " Nothing needs to be done.\n");
+      } else {
+        absl::StrAppend(&text, " No write was missed so far.\n");
+      }
       break;
     case v1::VOLUME_HEALTH_DEGRADED:
       absl::StrAppend(&text,
@@ -139,10 +143,9 @@ std::string HealthLines(const v1::Volume& volume, const PlaceMap& places,
       absl::StrAppend(&text, "\n");
   }
   for (const std::string& line : missing) {
-    absl::StrAppend(
-        &text, "  And ", line,
-        ".\n  What to do: bring the device back at its path; until then what has no other "
-        "copy cannot be read.\n");
+    absl::StrAppend(&text, "  But ", line,
+                    ".\n  What to do: bring the device back at its path; until then what has no "
+                    "other copy in sync can be neither read nor written.\n");
   }
   return text;
 }
@@ -173,7 +176,7 @@ std::string AttachmentLines(const v1::Volume& volume) {
                               "others become stale, as they may differ."
                             : "",
         "\n  What to do: 'braid attach ", name,
-        "' takes it again; check the file system on it first.\n");
+        "' takes it again; check the file system on it before you use it.\n");
   }
   return absl::StrCat("It is attached on node ", OrDash(attachment.node()), " (process ",
                       attachment.pid(), attachment.read_only() ? ", read-only" : "", ") since ",

@@ -140,7 +140,8 @@ grpc::Status FakeSite::GetVolume(Context*, const v1::GetVolumeRequest* request,
   v1::Volume* volume = Find(request->name());
   if (volume == nullptr) return NotFound(request->name());
   if (volume->state() == v1::VOLUME_STATE_PREPARING) {
-    volume->set_prepared_bytes(volume->prepared_bytes() + volume->allocated_bytes() / 2);
+    const uint64_t step = volume->allocated_bytes() / (volume->name() == "slow" ? 1000 : 2);
+    volume->set_prepared_bytes(volume->prepared_bytes() + step);
     if (volume->prepared_bytes() > volume->allocated_bytes()) {
       volume->set_prepared_bytes(volume->allocated_bytes());
       volume->set_state(v1::VOLUME_STATE_READY);

@@ -349,7 +349,7 @@ class Site:
                                 BRAID_RUN_DIR=str(self.run_dir))
         self._stack = contextlib.ExitStack()
         self._before = self._outside()
-        self._log_count = 0
+        self._served = 0
         self.braidd = None
         try:
             if start:
@@ -506,16 +506,17 @@ class Site:
         self._stack.callback(attachment.detach)
         return attachment
 
-    def serve(self, volume, *nbdkit_flags, name=None):
+    def serve(self, volume, *nbdkit_flags):
         """nbdkit with the plugin, without braid-attach: (URI, process)."""
-        path = self.dir / f"{name or volume}.direct.sock"
+        self._served += 1
+        path = self.dir / f"{volume}.{self._served}.sock"
         process = self.start(["nbdkit", "-f", "-U", path, *nbdkit_flags, PLUGIN,
-                              f"volume={volume}", f"control={self.control}"], f"{volume}.direct")
+                              f"volume={volume}", f"control={self.control}"], f"{path.name}.nbdkit")
 
         def ready():
             if not process.running():
                 raise Failure(f"nbdkit ended with {process.wait()}: {process.log.read_text()}")
-            return path.exists()
+            return connects(path)
         wait_until(ready, f"nbdkit serves {volume}")
         return f"nbd+unix:///?socket={path}", process
 

@@ -37,8 +37,8 @@ class ToolsTest(unittest.TestCase):
                         "can_flush"):
             self.assertTrue(info[ability], ability)
         self.assertFalse(info["is_read_only"])
-        self.assertGreaterEqual(info["block_minimum"], 1)
-        self.assertLessEqual(info["block_minimum"], 512)
+        self.assertGreaterEqual(info["block_size_minimum"], 1)
+        self.assertLessEqual(info["block_size_minimum"], 512)
         listed = json.loads(run(["nbdinfo", "--list", "--json", self.uri]))["exports"]
         self.assertEqual(1, len(listed))
         total = json.loads(run(["nbdinfo", "--map", "--json", self.uri]))
@@ -51,7 +51,7 @@ class ToolsTest(unittest.TestCase):
         # sparse-random refuses to be written with anything but what it would read.
         for seed in (1, 2):
             source = ["[", "nbdkit", "--exit-with-parent", "sparse-random", str(SIZE), f"seed={seed}",
-                      "percent=30", "runlength=100K", "]"]
+                      "percent=30", "runlength=100000", "]"]
             allocated = ["--allocated"] if seed == 1 else []
             run(["nbdcopy", *allocated, "--flush", "--", *source, self.uri])
             run(["nbdcopy", "--allocated", "--connections=4", "--", self.uri, *source])
@@ -102,8 +102,10 @@ class ToolsTest(unittest.TestCase):
                 "--blockalign=512", "--iodepth=16", "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0",
                 "--size=48m", f"--randseed={harness.seed()}", "--output-format=json"]
         for mode in ("randwrite", "write", "randrw"):
-            report = json.loads(run([*base, f"--rw={mode}", "--do_verify=1"], timeout=120))
-            job = report["jobs"][0]
+            output = self.site.dir / f"{mode}.json"
+            run([*base, f"--rw={mode}", "--do_verify=1", f"--output={output}"], timeout=120,
+                cwd=self.site.dir)
+            job = json.loads(output.read_text())["jobs"][0]
             self.assertEqual(0, job["error"])
             # It read back what it wrote, or the check would have been of nothing.
             self.assertGreaterEqual(job["read"]["total_ios"], job["write"]["total_ios"])

@@ -30,6 +30,11 @@ std::string ReadWhere(int fd) {
 }  // namespace
 
 absl::StatusOr<Directory> Directory::Open(const std::string& path, absl::string_view volume) {
+  // The first attachment of this machine also makes the folder of all of them.
+  const std::string parent = path.substr(0, path.rfind('/'));
+  if (!parent.empty() && mkdir(parent.c_str(), 0700) != 0 && errno != EEXIST) {
+    return ErrnoStatus(errno, absl::StrCat("cannot make the folder ", parent));
+  }
   if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) {
     return ErrnoStatus(errno, absl::StrCat("cannot make the folder ", path));
   }

@@ -313,10 +313,9 @@ TEST_F(ProgramTest, CreateWaitsQuietlyUntilReadyAndSaysWhatWasChosen) {
 TEST_F(ProgramTest, TheSitesOwnWordsAboutADeviceAreNotTakenForItsAbsence) {
   Outcome outcome = Run({"volume", "create", "broken", "--size", "1G"});
   EXPECT_EQ(outcome.status, 1);
-  EXPECT_EQ(
-      outcome.err,
-      "braid: volume lab/broken was made, but is not ready: device d1 failed; it can be given "
-      "up with 'braid volume delete broken'\n");
+  EXPECT_EQ(outcome.err,
+            "braid: volume lab/broken was made, but is not ready: device d1 failed; delete it with "
+            "'braid volume delete broken', or restart braidd to try again\n");
   outcome = Run({"volume", "delete", "broken"});
   EXPECT_EQ(outcome.status, 1);
   EXPECT_EQ(outcome.err, "braid: device d1 does not answer; try again\n");

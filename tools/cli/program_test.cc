@@ -310,6 +310,17 @@ TEST_F(ProgramTest, CreateWaitsQuietlyUntilReadyAndSaysWhatWasChosen) {
             "VOLUME_STATE_READY");
 }
 
+TEST_F(ProgramTest, TheSitesOwnWordsAboutADeviceAreNotTakenForItsAbsence) {
+  Outcome outcome = Run({"volume", "create", "broken", "--size", "1G"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.err,
+            "braid: volume lab/broken was made, but is not ready: device d1 failed; delete it with "
+            "'braid volume delete broken', or restart braidd to try again\n");
+  outcome = Run({"volume", "delete", "broken"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.err, "braid: device d1 does not answer; try again\n");
+}
+
 TEST_F(ProgramTest, NoWaitAndDryRunSaySo) {
   Outcome outcome = Run({"volume", "create", "db", "--size", "1G", "--dry-run"});
   EXPECT_THAT(outcome.out, AllOf(StartsWith("would create volume lab/db"), HasSubstr("d1"),

@@ -84,7 +84,7 @@ TEST_F(DevicesTest, WhatIsNotTheDeviceIsReplacedByOneThatFails) {
     std::function<void(DeviceIdentity&)> spoil;
   };
   const std::vector<Case> cases = {
-      {"gone", "No such file", [](DeviceIdentity& d) { std::filesystem::remove(d.path); }},
+      {"gone", "gone", [](DeviceIdentity& d) { std::filesystem::remove(d.path); }},
       {"directory", "",
        [](DeviceIdentity& d) {
          std::filesystem::remove(d.path);

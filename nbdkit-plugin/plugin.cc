@@ -257,8 +257,12 @@ void* BraidOpen(int readonly) {
       return nullptr;
     }
     if (!session->IsExport(name)) {
-      Log(absl::StrCat("there is no export \"", braid::OneLine(name), "\" here; ask for \"",
-                       session->name(), "\""));
+      // Any client can cause this as often as it likes.
+      const std::optional<std::string> line = session->errors().Line(
+          "open", ENOENT,
+          absl::StrCat("there is no export \"", name, "\" here; ask for \"", session->name(), "\""),
+          absl::Now());
+      if (line.has_value()) Log(*line);
       nbdkit_set_error(ENOENT);
       return nullptr;
     }

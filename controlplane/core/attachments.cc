@@ -34,9 +34,11 @@ std::string Attachments::PathOf(const Uuid& volume) const {
   return absl::StrCat(lock_dir_, "/", volume.ToString(), ".lock");
 }
 
-absl::StatusOr<std::string> Attachments::LockPath(const VolumeRecord& volume) const {
+absl::StatusOr<std::string> Attachments::Prepare(const VolumeRecord& volume) const {
   if (volume.state != VolumeState::kReady) return NotReady(volume);
-  return PathOf(volume.id);
+  std::string path = PathOf(volume.id);
+  if (absl::Status status = state_.host().MakeLock(path); !status.ok()) return status;
+  return path;
 }
 
 absl::StatusOr<bool> Attachments::HolderAlive(const VolumeRecord& volume) const {

@@ -43,8 +43,9 @@ class Attachments {
   Attachments(SiteState* state, std::string lock_dir)
       : state_(*state), lock_dir_(std::move(lock_dir)) {}
 
-  // Where the lock of a volume is. FailedPrecondition: it is not ready.
-  absl::StatusOr<std::string> LockPath(const VolumeRecord& volume) const;
+  // Makes the lock file of a volume, if it is not there, and says where it is.
+  // FailedPrecondition: the volume is not ready.
+  absl::StatusOr<std::string> Prepare(const VolumeRecord& volume) const;
   // The volume as granted; its record has the epoch. Errors: see OpenAttachment in
   // attachment.proto.
   absl::StatusOr<VolumePtr> Open(const Uuid& volume, const HolderSpec& holder);

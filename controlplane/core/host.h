@@ -45,6 +45,8 @@ class Host {
   // file system"); "" when nothing known is there.
   virtual absl::StatusOr<std::string> RecogniseData(const std::string& path) = 0;
 
+  // Makes the file of a lock if it is not there.
+  virtual absl::Status MakeLock(const std::string& path) = 0;
   // Whether some process holds the flock(2) of this file; a missing file is held by none.
   virtual absl::StatusOr<bool> LockHeld(const std::string& path) = 0;
   // Best effort.

@@ -26,7 +26,7 @@ grpc::Status AttachmentService::PrepareAttachment(grpc::ServerContext* /*context
                                                   v1::PrepareAttachmentResponse* response) {
   absl::StatusOr<VolumePtr> volume = state_.FindVolume(request->volume());
   if (!volume.ok()) return ToGrpc(volume.status());
-  absl::StatusOr<std::string> path = attachments_.LockPath((*volume)->record);
+  absl::StatusOr<std::string> path = attachments_.Prepare((*volume)->record);
   if (!path.ok()) return ToGrpc(path.status());
   response->set_volume_id((*volume)->record.id.ToString());
   response->set_lock_path(*std::move(path));

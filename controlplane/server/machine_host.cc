@@ -98,6 +98,12 @@ absl::StatusOr<std::string> MachineHost::RecogniseData(const std::string& path) 
   return "data of a known kind";
 }
 
+absl::Status MachineHost::MakeLock(const std::string& path) {
+  const UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd.valid()) return ErrnoStatus(errno, path);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<bool> MachineHost::LockHeld(const std::string& path) {
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!fd.valid()) {

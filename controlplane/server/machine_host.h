@@ -23,6 +23,7 @@ class MachineHost final : public Host {
       const std::string& path, const FileDeviceOptions& options) override;
   // By libblkid.
   absl::StatusOr<std::string> RecogniseData(const std::string& path) override;
+  absl::Status MakeLock(const std::string& path) override;
   // Looks by trying the lock, shared, for an instant.
   absl::StatusOr<bool> LockHeld(const std::string& path) override;
   void RemoveLock(const std::string& path) override;

@@ -126,7 +126,7 @@ class ServerTest : public testing::Test {
     request.set_volume(volume);
     grpc::Status status = attachments_->PrepareAttachment(&context, request, prepared);
     EXPECT_TRUE(status.ok()) << status.error_message();
-    UniqueFd fd(open(prepared->lock_path().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    UniqueFd fd(open(prepared->lock_path().c_str(), O_RDWR | O_CLOEXEC));
     EXPECT_EQ(flock(fd.get(), LOCK_EX | LOCK_NB), 0);
     return fd;
   }

@@ -9,6 +9,8 @@
 #include "absl/time/clock.h"
 #include "tools/attach/path_fuse.h"
 #include "tools/attach/path_nbd.h"
+#include "tools/attach/server_clients.h"
+#include "tools/attach/usage.h"
 
 namespace braid::attach {
 
@@ -61,7 +63,11 @@ std::unique_ptr<ClientPath> Attachment::MakePath(absl::Status* status) {
     *status = path->Prepare();
     return path;
   }
-  return std::make_unique<SocketPath>();
+  return std::make_unique<SocketPath>([this]() -> std::string {
+    const std::vector<ServerClient> clients = server_.Clients();
+    if (clients.empty()) return "";
+    return absl::StrCat("connected from ", DescribeProcess(clients.front().process));
+  });
 }
 
 Report Attachment::MakeReport() const {

@@ -60,12 +60,13 @@ struct Launch {
   int output_fd;
   int failure_fd;
   pid_t parent;
+  int death_signal;
 };
 
 // Between fork and exec. Returns only when something failed, with errno set.
 void BecomeChild(const Launch& launch) {
   // Asked for first and checked after: a parent that died in between is noticed.
-  if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != launch.parent) return;
+  if (prctl(PR_SET_PDEATHSIG, launch.death_signal) != 0 || getppid() != launch.parent) return;
   if (setpgid(0, 0) != 0) return;
   sigset_t none;
   sigemptyset(&none);
@@ -100,8 +101,8 @@ absl::Status HowItEnded(int status) {
 
 }  // namespace
 
-Child::Child(EventLoop* loop, Log* log, std::string name)
-    : loop_(loop), log_(log), name_(std::move(name)) {}
+Child::Child(EventLoop* loop, Log* log, std::string name, int death_signal)
+    : loop_(loop), log_(log), name_(std::move(name)), death_signal_(death_signal) {}
 
 Child::~Child() {
   if (output_.valid()) loop_->Unwatch(output_.get());
@@ -140,7 +141,7 @@ absl::Status Child::Start(const std::vector<std::string>& argv, int listen_fd, E
   if (pid == 0) {
     BecomeChild(Launch{argument_pointers.data(), environment_pointers.data(),
                        listen_fd >= 0 ? environment.back().data() : nullptr, listen_fd,
-                       write_end.get(), failure_write.get(), parent});
+                       write_end.get(), failure_write.get(), parent, death_signal_});
     const int error = errno;
     (void)!write(failure_write.get(), &error, sizeof error);
     _exit(127);

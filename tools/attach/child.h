@@ -24,14 +24,15 @@ class Child {
   // exit status. The child is gone by then, and Start may be called again.
   using Ended = std::function<void(absl::Status why)>;
 
-  // `name` stands before the child's lines in the log.
-  Child(EventLoop* loop, Log* log, std::string name);
+  // `name` stands before the child's lines in the log; `death_signal` is what the child gets
+  // when we die.
+  Child(EventLoop* loop, Log* log, std::string name, int death_signal);
   ~Child();
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
 
-  // argv[0] is looked up in PATH. The child is in its own process group, gets SIGTERM when
-  // we die, has a clean environment, /dev/null as standard input and output, a pipe to the
+  // argv[0] is looked up in PATH. The child is in its own process group, has a clean
+  // environment, /dev/null as standard input and output, a pipe to the
   // log as standard error, and no other descriptor; `listen_fd`, unless negative, is passed
   // as systemd's socket activation does.
   // Fails when it could not be started; `ended` is called only after an OK.
@@ -40,6 +41,7 @@ class Child {
   void Signal(int number);
   bool running() const { return pid_ > 0; }
   pid_t pid() const { return pid_; }  // 0 when none runs
+  int pidfd() const { return pidfd_.get(); }
   // What the user should see of what the child wrote since it was started: its last line
   // that has "error" in it, else its last line, else "".
   const std::string& complaint() const { return last_error_.empty() ? last_line_ : last_error_; }
@@ -52,6 +54,7 @@ class Child {
   EventLoop* const loop_;
   Log* const log_;
   const std::string name_;
+  const int death_signal_;
   pid_t pid_ = 0;
   UniqueFd pidfd_;
   UniqueFd output_;

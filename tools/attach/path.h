@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 
@@ -35,13 +36,24 @@ class ClientPath {
   virtual std::string path() const = 0;
 };
 
-// The socket itself is all the client wants.
+// The socket itself is all the client wants. It is in use while a client is connected.
 class SocketPath : public ClientPath {
  public:
+  // `user` says who is connected; "" for nobody.
+  explicit SocketPath(std::function<std::string()> user) : user_(std::move(user)) {}
+
   void Up(Done done) override { done(absl::OkStatus()); }
   void ServerLost() override {}
-  void Down(Urgency, Done done) override { done(absl::OkStatus()); }
+  void Down(Urgency urgency, Done done) override {
+    const std::string user = urgency == Urgency::kAsk ? user_() : "";
+    if (user.empty()) return done(absl::OkStatus());
+    done(absl::FailedPreconditionError("the socket is in use: " + user +
+                                       "; release it first, or detach with force"));
+  }
   std::string path() const override { return ""; }
+
+ private:
+  const std::function<std::string()> user_;
 };
 
 }  // namespace braid::attach

@@ -29,8 +29,9 @@ FusePath::FusePath(EventLoop* loop, Log* log, Options options, Done broken)
       log_(log),
       options_(std::move(options)),
       broken_(std::move(broken)),
-      nbdfuse_(loop, log, "nbdfuse"),
-      fusermount_(loop, log, "fusermount3") {}
+      // At SIGTERM it unmounts before it ends.
+      nbdfuse_(loop, log, "nbdfuse", SIGTERM),
+      fusermount_(loop, log, "fusermount3", SIGTERM) {}
 
 FusePath::~FusePath() {
   loop_->Cancel(deadline_);
@@ -110,7 +111,6 @@ void FusePath::OnMountsChanged() {
   loop_->Unwatch(mounts_.get());
   loop_->Cancel(std::exchange(deadline_, 0));
   state_ = State::kMounted;
-  mounted_ = true;
   std::exchange(up_done_, nullptr)(absl::OkStatus());
 }
 
@@ -188,7 +188,6 @@ void FusePath::OnUnmounted(bool lazy, absl::Status how) {
         user.empty() ? absl::StrCat(" (", fusermount_.complaint(), ")") : absl::StrCat(": ", user),
         "; release it first, or detach with force")));
   }
-  mounted_ = false;
   if (!nbdfuse_.running()) return Detached();
   state_ = State::kLeaving;
   // A lazy unmount leaves nbdfuse to those who still have the file open. They lose it now.
@@ -202,13 +201,11 @@ void FusePath::OnUnmounted(bool lazy, absl::Status how) {
 void FusePath::Detached() {
   loop_->Cancel(std::exchange(deadline_, 0));
   state_ = State::kIdle;
-  mounted_ = false;
   if (down_done_ != nullptr) std::exchange(down_done_, nullptr)(absl::OkStatus());
 }
 
 void FusePath::Idle() {
   state_ = State::kIdle;
-  mounted_ = false;
   if (down_done_ != nullptr) return Detached();
   if (std::exchange(up_wanted_, false)) return StartNbdfuse();
   if (up_done_ != nullptr) {

@@ -39,7 +39,7 @@ class FusePath : public ClientPath {
   void Up(Done done) override;
   void ServerLost() override;
   void Down(Urgency urgency, Done done) override;
-  std::string path() const override { return mounted_ ? options_.file : ""; }
+  std::string path() const override { return shown() ? options_.file : ""; }
 
  private:
   enum class State {
@@ -51,6 +51,7 @@ class FusePath : public ClientPath {
     kLeaving,  // unmounted; nbdfuse is about to end
   };
 
+  bool shown() const { return state_ == State::kMounted || state_ == State::kUnmounting; }
   const std::string& mount_point() const {
     return options_.own_folder.empty() ? options_.file : options_.own_folder;
   }
@@ -71,7 +72,6 @@ class FusePath : public ClientPath {
   Child fusermount_;
   UniqueFd mounts_;  // /proc/self/mountinfo, which poll(2) reports changes of
   State state_ = State::kIdle;
-  bool mounted_ = false;
   bool made_file_ = false;
   bool up_wanted_ = false;    // Up() came while clearing
   bool server_lost_ = false;  // it died while unmounting

@@ -14,7 +14,10 @@ Server::Server(EventLoop* loop, Log* log, std::vector<std::string> argv, Events 
       log_(log),
       argv_(std::move(argv)),
       events_(std::move(events)),
-      child_(loop, log, "server") {}
+      // Only until nbdkit sets its own; see server_guard.h.
+      child_(loop, log, "server", SIGTERM) {}
+
+Server::~Server() { loop_->Cancel(hang_up_); }
 
 absl::Status Server::Listen(const std::string& socket_path) {
   absl::StatusOr<ListeningSocket> opened = ListeningSocket::Open(socket_path);
@@ -28,7 +31,11 @@ absl::Status Server::Start() {
       child_.Start(argv_, listening_.fd(), [this](absl::Status how) { OnEnded(std::move(how)); });
   if (!started.ok()) return started;
   ready_ = false;
-  probe_failure_ = absl::OkStatus();
+  probe_failure_ = guard_.Start(child_.pid(), child_.pidfd(), listening_.path());
+  if (!probe_failure_.ok()) {
+    Kill();  // and OnEnded says why
+    return absl::OkStatus();
+  }
   log_->Line("attach", absl::StrCat("server started, process ", child_.pid()));
   probe_ = std::make_unique<Dialer>(loop_, listening_.path());
   probe_->Dial(1, kReadyLimit, [this](absl::StatusOr<std::vector<Connection>> probed) {
@@ -56,12 +63,29 @@ void Server::OnProbed(absl::StatusOr<std::vector<Connection>> probed) {
   events_.ready();
 }
 
-void Server::Terminate() { child_.Signal(SIGTERM); }
+void Server::Terminate() {
+  child_.Signal(SIGTERM);
+  loop_->Cancel(hang_up_);
+  hang_up_ = loop_->After(kHangUpAfter, [this] { HangUp(); });
+}
+
+void Server::HangUp() {
+  HangUpOn(Clients());
+  // Again, for those whom nbdkit accepted meanwhile.
+  hang_up_ = loop_->After(kHangUpAfter, [this] { HangUp(); });
+}
+
+std::vector<ServerClient> Server::Clients() const {
+  if (!child_.running()) return {};
+  return FindServerClients(child_.pid(), child_.pidfd(), listening_.path());
+}
 
 void Server::Kill() { child_.Signal(SIGKILL); }
 
 void Server::OnEnded(absl::Status how) {
   ready_ = false;
+  loop_->Cancel(std::exchange(hang_up_, 0));
+  guard_.Dismiss();
   if (probe_ != nullptr) probe_->Cancel();
   // What a server that gives up says explains more than how it ended. One that a signal
   // struck did not know; what it had said before explains nothing.

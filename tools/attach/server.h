@@ -19,6 +19,8 @@
 #include "tools/attach/dialer.h"
 #include "tools/attach/event_loop.h"
 #include "tools/attach/log.h"
+#include "tools/attach/server_clients.h"
+#include "tools/attach/server_guard.h"
 #include "tools/attach/unix_socket.h"
 
 namespace braid::attach {
@@ -36,18 +38,25 @@ class Server {
 
   // `argv` is nbdkit's whole command line but for the socket.
   Server(EventLoop* loop, Log* log, std::vector<std::string> argv, Events events);
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
 
   // Before the first Start.
   absl::Status Listen(const std::string& socket_path);
   // When none runs. One that is not ready within kReadyLimit is killed.
   absl::Status Start();
 
-  // SIGTERM: nbdkit finishes the requests it has, flushes and closes the volume.
+  // SIGTERM: nbdkit finishes the requests it has, flushes and closes the volume. Clients
+  // that do not let go by themselves are hung up on after kHangUpAfter, in which the
+  // requests in flight end: nbdkit 1.32 may abort when it loses a client that has any.
+  static constexpr absl::Duration kHangUpAfter = absl::Milliseconds(100);
   void Terminate();
   void Kill();
   // Removes the socket; clients that wait in its backlog are hung up on.
   void CloseSocket() { listening_.Close(); }
 
+  std::vector<ServerClient> Clients() const;
   pid_t pid() const { return child_.pid(); }  // 0 when none runs
   bool running() const { return child_.running(); }
   bool ready() const { return ready_; }
@@ -55,6 +64,7 @@ class Server {
  private:
   void OnProbed(absl::StatusOr<std::vector<Connection>> probed);
   void OnEnded(absl::Status how);
+  void HangUp();
 
   EventLoop* const loop_;
   Log* const log_;
@@ -62,8 +72,10 @@ class Server {
   const Events events_;
   ListeningSocket listening_;
   Child child_;
+  ServerGuard guard_;
   std::unique_ptr<Dialer> probe_;
   bool ready_ = false;
+  EventLoop::TimerId hang_up_ = 0;
   absl::Status probe_failure_;
 };
 

@@ -63,7 +63,7 @@ std::string OpenInProcess(const std::string& path) {
       char target[PATH_MAX];
       const ssize_t length = readlink(descriptor.c_str(), target, sizeof target);
       if (length > 0 && absl::string_view(target, static_cast<size_t>(length)) == path) {
-        return absl::StrCat("open in process ", pid, " (", FirstLine(process / "comm"), ")");
+        return absl::StrCat("open in ", DescribeProcess(pid));
       }
     }
   }
@@ -95,6 +95,11 @@ std::string DecodeMountPath(absl::string_view text) {
     }
   }
   return out;
+}
+
+std::string DescribeProcess(pid_t pid) {
+  return absl::StrCat("process ", pid, " (",
+                      FirstLine(fs::path("/proc") / absl::StrCat(pid) / "comm"), ")");
 }
 
 bool IsMountPoint(const std::string& path) {

@@ -17,6 +17,9 @@ namespace braid::attach {
 std::string UserOfFile(const std::string& path);
 std::string UserOfBlockDevice(const std::string& path, dev_t number);
 
+// "process 4711 (fio)".
+std::string DescribeProcess(pid_t pid);
+
 // True when something is mounted at exactly `path` (of any kind, dead or alive).
 bool IsMountPoint(const std::string& path);
 

@@ -98,6 +98,8 @@ absl::Status Attach(Context& context, const AttachArgs& args) {
   if (!via.ok()) return via.status();
   const auto program = FindAttachProgram();
   if (!program.ok()) return program.status();
+  absl::Status made = MakeAttachParent(site->site().run_dir());
+  if (!made.ok()) return made;
 
   std::vector<std::string> arguments = {"serve",
                                         "--volume",

@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/struct.pb.h"
@@ -47,6 +48,20 @@ TEST(Durations, HaveTwoUnitsAtMost) {
   EXPECT_EQ(FormatDuration(59), "59s");
   EXPECT_EQ(FormatDuration(3600 + 120), "1h 2m");
   EXPECT_EQ(FormatDuration(49 * 3600), "2d 1h");
+}
+
+TEST(Offsets, AreNotRounded) {
+  EXPECT_EQ(ExactSize(0), "0");
+  EXPECT_EQ(ExactSize(513), "513");
+  EXPECT_EQ(ExactSize(1028ULL << 20), "1028M");
+  EXPECT_EQ(ExactSize(1ULL << 63), "8E");
+}
+
+TEST(Wrapping, BreaksBetweenWordsAndKeepsLongOnes) {
+  const std::string word(50, 'x');
+  EXPECT_EQ(Wrapped("  --a", word + " " + word, 8), "  --a   " + word + "\n        " + word + "\n");
+  EXPECT_EQ(Wrapped("  --abcdef", "b", 8), "  --abcdef\n        b\n");
+  EXPECT_EQ(Wrapped("", std::string(200, 'y'), 0), std::string(200, 'y') + "\n");
 }
 
 TEST(PercentDone, IsHundredOnlyAtTheEnd) {
@@ -108,7 +123,7 @@ class TreeTest : public ::testing::Test {
   std::vector<std::string> CompleteWords(std::vector<std::string> words) {
     return Complete(*root_, words, [this](const std::string& type, const std::string& control) {
       asked_control_ = control;
-      if (type == "VOLUME") return std::vector<std::string>{"db", "dump", "web"};
+      if (type == "VOLUME") return std::vector<std::string>{"db", "dump", "lab/db", "web"};
       if (type == "DEVICE") return std::vector<std::string>{"d1"};
       return std::vector<std::string>{"ssd", "ssd"};
     });
@@ -142,6 +157,8 @@ TEST_F(TreeTest, CompletesNamesOfTheSiteThatTheLineNames) {
   EXPECT_THAT(CompleteWords({"--control", "unix:/x", "--json", "volume", "show", "d"}),
               ElementsAre("db", "dump"));
   EXPECT_EQ(asked_control_, "unix:/x");
+  EXPECT_THAT(CompleteWords({"volume", "show", "lab/"}), ElementsAre("lab/db"));
+  EXPECT_THAT(CompleteWords({"volume", "show", "l"}), IsEmpty());
   EXPECT_THAT(CompleteWords({"--control=h:1", "device", "remove", "--dry-run", ""}),
               ElementsAre("d1"));
   EXPECT_EQ(asked_control_, "h:1");
@@ -216,6 +233,11 @@ TEST(Address, IsUnixPathHostAndPortOrDns) {
   }
 }
 
+// Line breaks are where they fit; the words are what matters.
+std::string Unwrapped(std::string text) {
+  return absl::StrReplaceAll(text, {{"\n  ", " "}, {"\n", " "}});
+}
+
 v1::Volume Mirrored() {
   v1::Volume volume;
   volume.set_name("db");
@@ -241,9 +263,9 @@ std::vector<v1::MapRow> TwoCopies() {
 }
 
 TEST(Explain, SaysShapePlacesHealthAndAttachment) {
-  const std::string text = ExplainVolume(Mirrored(), TwoCopies(), {});
+  const std::string text = Unwrapped(ExplainVolume(Mirrored(), TwoCopies(), {}));
   EXPECT_THAT(text, HasSubstr("Volume lab/db holds 8M. It is mirrored: every byte has 2 copies"));
-  EXPECT_THAT(text, HasSubstr("copy 1: 8M on d1\n  copy 2: 8M on d2\n"));
+  EXPECT_THAT(text, HasSubstr("copy 1: 8M on d1 copy 2: 8M on d2 "));
   EXPECT_THAT(text, HasSubstr("health is good. All copies agree. Nothing needs to be done."));
   EXPECT_THAT(text, HasSubstr("It was never attached; 'braid attach db'"));
 }
@@ -261,7 +283,7 @@ TEST(Explain, SaysWhatToDoWhenACopyIsStaleAndItsDeviceMissing) {
   device->set_name("d2");
   device->set_state(v1::DEVICE_STATE_MISSING);
   device->set_problem("cannot be opened");
-  const std::string text = ExplainVolume(volume, rows, devices);
+  const std::string text = Unwrapped(ExplainVolume(volume, rows, devices));
   EXPECT_THAT(text, HasSubstr("all of it stale"));
   EXPECT_THAT(text, HasSubstr("No data is lost"));
   EXPECT_THAT(text, HasSubstr("device d2 is missing: cannot be opened"));

@@ -134,6 +134,8 @@ std::vector<std::string> Complete(const CLI::App& root, const std::vector<std::s
   std::vector<std::string> fitting;
   for (const std::string& candidate : candidates) {
     if (candidate == kCompleteFiles) return {candidate};
+    // SITE/NAME is offered to those who type it so.
+    if (absl::StrContains(candidate, "/") && !absl::StrContains(word, "/")) continue;
     if (absl::StartsWith(candidate, word)) fitting.push_back(before + candidate);
   }
   return fitting;

@@ -6,8 +6,11 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "lib/base/size_text.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/json.h"
@@ -108,8 +111,12 @@ std::string HealthLines(const v1::Volume& volume, const PlaceMap& places,
   std::string text = absl::StrCat("Its health is ", Word(volume.health()), ".");
   switch (volume.health()) {
     case v1::VOLUME_HEALTH_GOOD:
-      absl::StrAppend(&text, volume.copies() > 1 ? " All copies agree." : "",
-                      missing.empty() ? " Nothing needs to be done.\n" : "\n");
+      if (missing.empty()) {
+        absl::StrAppend(&text, volume.copies() > 1 ? " All copies agree." : "",
+                        " Nothing needs to be done.\n");
+      } else {
+        absl::StrAppend(&text, " No write was missed so far.\n");
+      }
       break;
     case v1::VOLUME_HEALTH_DEGRADED:
       absl::StrAppend(&text,
@@ -126,6 +133,13 @@ std::string HealthLines(const v1::Volume& volume, const PlaceMap& places,
                       "into a new volume with all its copies, then delete this one.\n");
       break;
     case v1::VOLUME_HEALTH_FAULTY:
+      // Before it is ready there is no data to lose.
+      if (volume.state() == v1::VOLUME_STATE_PREPARING) {
+        absl::StrAppend(&text, " It is not ready: ", Printable(volume.fault()),
+                        ".\n  What to do: see to the device, then restart braidd, which tries "
+                        "again; or delete the volume.\n");
+        break;
+      }
       absl::StrAppend(
           &text, " Data was lost: ",
           volume.fault().empty() ? "the site does not say what" : Printable(volume.fault()),
@@ -136,10 +150,9 @@ std::string HealthLines(const v1::Volume& volume, const PlaceMap& places,
       absl::StrAppend(&text, "\n");
   }
   for (const std::string& line : missing) {
-    absl::StrAppend(
-        &text, "  And ", line,
-        ".\n  What to do: bring the device back at its path; until then what has no other "
-        "copy cannot be read.\n");
+    absl::StrAppend(&text, "  But ", line,
+                    ".\n  What to do: bring the device back at its path; until then what has no "
+                    "other copy in sync can be neither read nor written.\n");
   }
   return text;
 }
@@ -170,7 +183,7 @@ std::string AttachmentLines(const v1::Volume& volume) {
                               "others become stale, as they may differ."
                             : "",
         "\n  What to do: 'braid attach ", name,
-        "' takes it again; check the file system on it first.\n");
+        "' takes it again; check the file system on it before you use it.\n");
   }
   return absl::StrCat("It is attached on node ", OrDash(attachment.node()), " (process ",
                       attachment.pid(), attachment.read_only() ? ", read-only" : "", ") since ",
@@ -202,8 +215,16 @@ std::string ExplainVolume(const v1::Volume& volume, const std::vector<v1::MapRow
   std::map<std::string, const v1::Device*> devices;
   for (const v1::Device& device : list.devices()) devices[device.name()] = &device;
   const PlaceMap places = Places(rows);
-  return absl::StrCat(ShapeSentence(volume), "\n\n", PlaceLines(volume, places, devices), "\n",
-                      HealthLines(volume, places, devices), "\n", AttachmentLines(volume));
+  const std::string text =
+      absl::StrCat(ShapeSentence(volume), "\n\n", PlaceLines(volume, places, devices), "\n",
+                   HealthLines(volume, places, devices), "\n", AttachmentLines(volume));
+  std::string out;
+  for (absl::string_view line : absl::StrSplit(absl::StripSuffix(text, "\n"), '\n')) {
+    // Lines of what belongs under the line before are indented, and stay so.
+    const size_t indent = absl::StartsWith(line, "  ") ? 2 : 0;
+    out += line.empty() ? "\n" : Wrapped("", line, indent);
+  }
+  return out;
 }
 
 void AddExplainCommand(CLI::App& root, Context& context) {

@@ -32,7 +32,7 @@ if mode == "die":
 if mode == "hang":
     os.read(os.pipe()[0], 1)  # nobody writes: waits for SIGTERM
 
-os.makedirs(args.dir)
+os.mkdir(args.dir)  # not its parent, which the command makes
 control = os.path.join(args.dir, "ctl")
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(control)

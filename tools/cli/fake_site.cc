@@ -140,11 +140,13 @@ grpc::Status FakeSite::GetVolume(Context*, const v1::GetVolumeRequest* request,
   v1::Volume* volume = Find(request->name());
   if (volume == nullptr) return NotFound(request->name());
   if (volume->state() == v1::VOLUME_STATE_PREPARING) {
-    volume->set_prepared_bytes(volume->prepared_bytes() + volume->allocated_bytes() / 2);
+    const uint64_t step = volume->allocated_bytes() / (volume->name() == "slow" ? 1000 : 2);
+    volume->set_prepared_bytes(volume->prepared_bytes() + step);
     if (volume->prepared_bytes() > volume->allocated_bytes()) {
       volume->set_prepared_bytes(volume->allocated_bytes());
       volume->set_state(v1::VOLUME_STATE_READY);
     }
+    if (volume->name() == "broken") volume->set_fault("device d1 failed");
   }
   *r->mutable_volume() = *volume;
   return grpc::Status::OK;
@@ -168,6 +170,9 @@ grpc::Status FakeSite::DeleteVolume(Context*, const v1::DeleteVolumeRequest* req
   const std::lock_guard<std::mutex> lock(mutex_);
   const v1::Volume* volume = Find(request->name());
   if (volume == nullptr) return NotFound(request->name());
+  if (volume->name() == "broken") {
+    return {grpc::StatusCode::UNAVAILABLE, "device d1 does not answer; try again"};
+  }
   *r->mutable_volume() = *volume;
   if (!request->dry_run()) volumes_.erase(r->volume().name());
   return grpc::Status::OK;

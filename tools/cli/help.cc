@@ -9,11 +9,11 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "tools/cli/text.h"
 
 namespace braid::cli {
 namespace {
 
-constexpr size_t kLineWidth = 92;
 // Where descriptions begin.
 constexpr size_t kColumn = 28;
 
@@ -50,38 +50,6 @@ std::string PositionalName(const CLI::Option& option) {
   if (!option.get_required()) text = absl::StrCat("[", text, "]");
   if (option.get_expected_max() > 1) text += "...";
   return text;
-}
-
-// `text` behind `first`, broken between words; lines after the first are indented.
-std::string Wrapped(absl::string_view first, absl::string_view text, size_t indent) {
-  std::string out(first);
-  size_t used = first.size();
-  if (used + 2 > indent && indent > 0) {
-    out += "\n";
-    used = 0;
-  }
-  bool at_start = true;
-  const auto start_text = [&] {
-    if (used < indent) out.append(indent - used, ' ');
-    used = indent;
-    at_start = true;
-  };
-  start_text();
-  for (const absl::string_view word : absl::StrSplit(text, ' ', absl::SkipEmpty())) {
-    if (!at_start && used + 1 + word.size() > kLineWidth) {
-      out += "\n";
-      used = 0;
-      start_text();
-    }
-    if (!at_start) {
-      out += " ";
-      ++used;
-    }
-    out.append(word.data(), word.size());
-    used += word.size();
-    at_start = false;
-  }
-  return out + "\n";
 }
 
 std::string Indented(absl::string_view lines) {

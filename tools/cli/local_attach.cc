@@ -5,6 +5,7 @@
 #include <spawn.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -211,6 +212,17 @@ absl::StatusOr<ViaChoice> ChooseVia(absl::string_view wanted, const Machine& mac
 
 std::string AttachDirectory(absl::string_view run_dir, absl::string_view volume_id) {
   return absl::StrCat(run_dir, "/attach/", volume_id);
+}
+
+absl::Status MakeAttachParent(const std::string& run_dir) {
+  const std::string path = absl::StrCat(run_dir, "/attach");
+  if (mkdir(path.c_str(), 0700) == 0 || errno == EEXIST) return absl::OkStatus();
+  if (errno == ENOENT) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the site's run directory ", run_dir,
+                     " is not on this machine; attach the volume where braidd runs"));
+  }
+  return ErrnoStatus(errno, absl::StrCat("cannot make ", path));
 }
 
 absl::StatusOr<std::string> FindAttachProgram() {

@@ -42,6 +42,10 @@ absl::StatusOr<ViaChoice> ChooseVia(absl::string_view wanted, const Machine& mac
 
 std::string AttachDirectory(absl::string_view run_dir, absl::string_view volume_id);
 
+// Makes the directory that those of the attachments lie in, for root alone; fine when it
+// is there. FailedPrecondition when `run_dir` is not: the site runs on another machine.
+absl::Status MakeAttachParent(const std::string& run_dir);
+
 // BRAID_ATTACH_PROGRAM; braid-attach beside this program, or in ../attach as in a build
 // directory; in PATH. NotFound says where it was looked for.
 absl::StatusOr<std::string> FindAttachProgram();

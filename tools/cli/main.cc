@@ -71,7 +71,10 @@ std::vector<std::string> NamesOfSite(const std::string& type, std::string contro
   if (type == "VOLUME") {
     const auto volumes = site.ListVolumes();
     if (!volumes.ok()) return names;
-    for (const v1::Volume& volume : *volumes) names.push_back(volume.name());
+    for (const v1::Volume& volume : *volumes) {
+      names.push_back(volume.name());
+      names.push_back(absl::StrCat(volume.site(), "/", volume.name()));
+    }
   } else {
     const auto devices = site.ListDevices();
     if (!devices.ok()) return names;

@@ -2,12 +2,14 @@
 //
 // argv[1] is the program, argv[2] the stand-in for braid-attach.
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -22,12 +24,14 @@
 #include "google/protobuf/struct.pb.h"
 #include "google/protobuf/util/json_util.h"
 #include "gtest/gtest.h"
+#include "lib/base/unique_fd.h"
 #include "tools/cli/fake_site.h"
 
 namespace braid::cli {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 using ::testing::Not;
@@ -58,12 +62,16 @@ class ProgramTest : public ::testing::Test {
     std::filesystem::remove_all(directory_);
   }
 
-  // Standard input is empty, and nothing is a terminal.
-  Outcome Run(std::vector<std::string> words, std::vector<std::string> environment = {}) {
+  std::string OutPath() const { return directory_ + "/out"; }
+  std::string ErrPath() const { return directory_ + "/err"; }
+
+  // Standard input is empty, output goes to OutPath(), errors to `err_path`.
+  pid_t Start(std::vector<std::string> words, std::vector<std::string> environment,
+              const std::string& err_path) {
     words.insert(words.begin(), program);
     environment.push_back("BRAID_ATTACH_PROGRAM=" + attach_program);
     environment.push_back("PATH=/usr/bin:/bin");
-    // The last of two values of a name would win or not by the program's libc.
+    // Which of two values of a name wins is up to the program's libc.
     if (std::none_of(environment.begin(), environment.end(), [](const std::string& entry) {
           return entry.rfind("BRAID_CONTROL=", 0) == 0;
         })) {
@@ -74,23 +82,31 @@ class ProgramTest : public ::testing::Test {
     for (std::string& entry : environment) envp.push_back(entry.data());
     argv.push_back(nullptr);
     envp.push_back(nullptr);
-    const std::string out = directory_ + "/out", err = directory_ + "/err";
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
-    constexpr int kFlags = O_WRONLY | O_CREAT | O_TRUNC;
+    constexpr int kFlags = O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY;
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), kFlags, 0600);
-    posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), kFlags, 0600);
+    posix_spawn_file_actions_addopen(&actions, 1, OutPath().c_str(), kFlags, 0600);
+    posix_spawn_file_actions_addopen(&actions, 2, err_path.c_str(), kFlags, 0600);
     pid_t pid = 0;
     EXPECT_EQ(posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), envp.data()), 0);
     posix_spawn_file_actions_destroy(&actions);
+    return pid;
+  }
+
+  // Its exit status; -1 when a signal ended it.
+  static int Wait(pid_t pid) {
     int wait_status = 0;
     while (waitpid(pid, &wait_status, 0) < 0 && errno == EINTR) {
     }
+    return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : -1;
+  }
+
+  Outcome Run(std::vector<std::string> words, std::vector<std::string> environment = {}) {
     Outcome outcome;
-    outcome.status = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : -1;
-    outcome.out = Slurp(out);
-    outcome.err = Slurp(err);
+    outcome.status = Wait(Start(std::move(words), std::move(environment), ErrPath()));
+    outcome.out = Slurp(OutPath());
+    outcome.err = Slurp(ErrPath());
     return outcome;
   }
 
@@ -294,6 +310,17 @@ TEST_F(ProgramTest, CreateWaitsQuietlyUntilReadyAndSaysWhatWasChosen) {
             "VOLUME_STATE_READY");
 }
 
+TEST_F(ProgramTest, TheSitesOwnWordsAboutADeviceAreNotTakenForItsAbsence) {
+  Outcome outcome = Run({"volume", "create", "broken", "--size", "1G"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.err,
+            "braid: volume lab/broken was made, but is not ready: device d1 failed; delete it with "
+            "'braid volume delete broken', or restart braidd to try again\n");
+  outcome = Run({"volume", "delete", "broken"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.err, "braid: device d1 does not answer; try again\n");
+}
+
 TEST_F(ProgramTest, NoWaitAndDryRunSaySo) {
   Outcome outcome = Run({"volume", "create", "db", "--size", "1G", "--dry-run"});
   EXPECT_THAT(outcome.out, AllOf(StartsWith("would create volume lab/db"), HasSubstr("d1"),
@@ -312,6 +339,38 @@ TEST_F(ProgramTest, NoWaitAndDryRunSaySo) {
   EXPECT_EQ(outcome.status, 0);
   EXPECT_EQ(outcome.err, "");
   EXPECT_FALSE(site_->HasVolume("db"));
+}
+
+TEST_F(ProgramTest, OnATerminalCreateShowsProgressAndCtrlCLeavesItGoing) {
+  const UniqueFd terminal(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+  ASSERT_TRUE(terminal.valid() && grantpt(terminal.get()) == 0 && unlockpt(terminal.get()) == 0);
+  char name[64];
+  ASSERT_EQ(ptsname_r(terminal.get(), name, sizeof name), 0);
+  // Kept open, so that what was written can be read after the program's end.
+  const UniqueFd other_end(open(name, O_RDWR | O_NOCTTY | O_CLOEXEC));
+  const pid_t pid = Start({"volume", "create", "slow", "--size", "1G"}, {}, name);
+  std::string shown;
+  bool interrupted = false, ended = false;
+  const absl::Time give_up = absl::Now() + absl::Seconds(20);
+  while (!ended && absl::Now() < give_up) {
+    pollfd ready{terminal.get(), POLLIN, 0};
+    char chunk[4096];
+    if (poll(&ready, 1, 1000) == 1) {
+      const ssize_t got = read(terminal.get(), chunk, sizeof chunk);
+      if (got > 0) shown.append(chunk, static_cast<size_t>(got));
+    }
+    if (!interrupted && shown.find(" left") != std::string::npos) {
+      kill(pid, SIGINT);
+      interrupted = true;
+    }
+    ended = shown.find("stopped waiting") != std::string::npos;
+  }
+  if (!ended) kill(pid, SIGKILL);
+  EXPECT_EQ(Wait(pid), 1);
+  EXPECT_THAT(shown, ContainsRegex("zeroing lab/slow: [0-9]+% .[0-9.KMG]+ of 1G., about .* left"));
+  EXPECT_THAT(shown,
+              HasSubstr("the site goes on preparing lab/slow: see 'braid volume show slow'"));
+  EXPECT_TRUE(site_->HasVolume("slow"));
 }
 
 TEST_F(ProgramTest, DevicePathsAreMadeAbsolute) {

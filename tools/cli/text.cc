@@ -1,5 +1,6 @@
 #include "tools/cli/text.h"
 
+#include <algorithm>
 #include <ctime>
 
 #include "absl/strings/ascii.h"
@@ -7,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 
 namespace braid::cli {
@@ -87,6 +89,47 @@ size_t DisplayWidth(absl::string_view printable) {
 }
 
 std::string OrDash(absl::string_view text) { return text.empty() ? "-" : Printable(text); }
+
+std::string ExactSize(uint64_t bytes) {
+  constexpr absl::string_view kUnits = "KMGTPE";
+  size_t power = 0;
+  while (bytes != 0 && bytes % 1024 == 0 && power < kUnits.size()) {
+    bytes /= 1024;
+    ++power;
+  }
+  return absl::StrCat(bytes, power == 0 ? "" : kUnits.substr(power - 1, 1));
+}
+
+std::string Wrapped(absl::string_view first, absl::string_view text, size_t indent) {
+  std::string out(first);
+  size_t used = first.size();
+  if (used + 2 > indent && indent > 0) {
+    out += "\n";
+    used = 0;
+  }
+  bool at_start = true;
+  const auto start_text = [&] {
+    if (used < indent) out.append(indent - used, ' ');
+    used = indent;
+    at_start = true;
+  };
+  start_text();
+  for (const absl::string_view word : absl::StrSplit(text, ' ', absl::SkipEmpty())) {
+    if (!at_start && used + 1 + word.size() > kLineWidth) {
+      out += "\n";
+      used = 0;
+      start_text();
+    }
+    if (!at_start) {
+      out += " ";
+      ++used;
+    }
+    out.append(word.data(), word.size());
+    used += word.size();
+    at_start = false;
+  }
+  return out + "\n";
+}
 
 std::string Count(uint64_t n, absl::string_view thing) {
   return absl::StrCat(n, " ", thing, n == 1 ? "" : "s");

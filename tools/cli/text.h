@@ -24,6 +24,14 @@ size_t DisplayWidth(absl::string_view printable);
 // Printable(text), or "-" for none.
 std::string OrDash(absl::string_view text);
 
+// Without rounding, in the largest unit that says it: "1028M", "66K", "513". For offsets.
+std::string ExactSize(uint64_t bytes);
+
+// `text` broken between words at kLineWidth, behind `first` and indented by `indent`
+// from there on; a `first` that does not fit gets a line of its own. Ends in '\n'.
+inline constexpr size_t kLineWidth = 92;
+std::string Wrapped(absl::string_view first, absl::string_view text, size_t indent);
+
 // "1 volume", "2 volumes".
 std::string Count(uint64_t n, absl::string_view thing);
 

@@ -151,9 +151,9 @@ absl::Status Map(Context& context, const std::string& name) {
         row.extent_count() <= 1
             ? absl::StrCat(row.first_extent())
             : absl::StrCat(row.first_extent(), "-", row.first_extent() + (row.extent_count() - 1));
-    table.AddRow({FormatSize(row.volume_offset_bytes()), absl::StrCat(row.column()), extents,
+    table.AddRow({ExactSize(row.volume_offset_bytes()), absl::StrCat(row.column()), extents,
                   absl::StrCat(uint64_t{row.leg()} + 1), Printable(row.device()),
-                  FormatSize(row.device_offset_bytes()), FormatSize(row.length_bytes()),
+                  ExactSize(row.device_offset_bytes()), ExactSize(row.length_bytes()),
                   row.stale() ? Cell("stale", Tone::kWarning) : Cell("in sync")});
   }
   context.out << table.ToString(context.color);

@@ -351,6 +351,9 @@ class Site:
         self._before = self._outside()
         self._served = 0
         self.braidd = None
+        # Registered before all else, so that it ends last, also after a restart.
+        self._stack.callback(
+            lambda: self.braidd and self.braidd.running() and self.braidd.stop())
         try:
             if start:
                 self.start_braidd()
@@ -368,9 +371,9 @@ class Site:
         return process
 
     def start_braidd(self, *extra):
-        self.braidd = self.start(
+        self.braidd = Process(
             [BRAIDD, "--data-dir", self.data_dir, "--site", self.name, "--listen", self.control,
-             "--run-dir", self.run_dir, *extra], "braidd")
+             "--run-dir", self.run_dir, *extra], self.dir / "braidd.log", env=self.environment)
 
         def ready():
             if not self.braidd.running():

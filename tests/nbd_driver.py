@@ -150,6 +150,8 @@ class Driver:
         for index, handle in enumerate(self.handles):
             if not self.in_flight[index]:
                 continue
+            if handle.aio_is_dead() or handle.aio_is_closed():
+                raise ConnectionLost("the server closed the connection")
             direction = handle.aio_get_direction()
             events = (select.POLLIN if direction & nbd.AIO_DIRECTION_READ else 0) | (
                 select.POLLOUT if direction & nbd.AIO_DIRECTION_WRITE else 0)

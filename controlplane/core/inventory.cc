@@ -77,7 +77,7 @@ absl::Status Inventory::CheckNotInPool(const DeviceSpec& spec) const {
           absl::StrCat(spec.path, " is in the pool already, as device '", other.name, "'"));
     }
     absl::StatusOr<DeviceIdentity> its = state_.host().Identify(other.path);
-    if (its.ok() && *its == *identity) {
+    if (its.ok() && Overlap(*its, *identity)) {
       return absl::AlreadyExistsError(absl::StrCat(spec.path, " is the same device as ", other.path,
                                                    ", which is in the pool already as '",
                                                    other.name, "'"));

@@ -216,7 +216,8 @@ absl::Status AttachmentClient::Prepare(absl::Time give_up) {
 absl::Status AttachmentClient::Lock() {
   const absl::Time give_up = absl::Now() + kLockPatience;
   while (true) {
-    UniqueFd fd(open(lock_path_.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY));
+    UniqueFd fd(
+        open(lock_path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY, 0600));
     if (!fd.valid())
       return ErrnoStatus(errno, absl::StrCat("cannot open the lock file ", OneLine(lock_path_),
                                              "; run this on the control plane's machine, as a "

@@ -10,13 +10,13 @@
 //   synced batches from there on: that would be an older state with no word said, and
 //   extents that a volume has would be handed out again.
 //
-//   RocksDB's modes each get one of the two wrong: kPointInTimeRecovery (its default)
-//   silently drops everything from any damage on; kTolerateCorruptedTailRecords reports
-//   damage but also calls a torn last record damage unless the file simply ends in it
-//   (after a power cut the file may have its length but sectors of zeros). So: open with
-//   the second; when that finds corruption, LogEndsInTornRecord (wal_tail.h) tells by
-//   where it lies and what it looks like whether it can be the one unsynced record. Only
-//   then open with the first.
+//   RocksDB's modes each get one of the two wrong. kPointInTimeRecovery (its default)
+//   silently drops everything from any damage on. kTolerateCorruptedTailRecords also
+//   drops a last record whose length rotted, and on the other hand refuses one that a
+//   power cut tore unless the file simply ends in it. So CheckLog looks at each log first:
+//   damage is an error; only a log that ends in a torn record is opened with the first
+//   mode, and whole ones with kAbsoluteConsistency, which tolerates nothing. The MANIFEST
+//   is such a log too, and losing its last record would lose a table with it.
 // - A write or fsync fails. RocksDB then holds the error and refuses writes; we keep it
 //   from resuming by itself (max_bgerror_resume_count 0), and RecordStore refuses as well,
 //   until the store is opened again. That open replays what the log has into a table file
@@ -33,7 +33,9 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <cstdarg>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -42,10 +44,11 @@
 #include "lib/base/units.h"
 #include "lib/metadata/key_value.h"
 #include "lib/metadata/keys.h"
+#include "lib/metadata/log_check.h"
 #include "lib/metadata/metadata_store.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/db.h"
-#include "rocksdb/filter_policy.h"
+#include "rocksdb/env.h"
 #include "rocksdb/table.h"
 #include "rocksdb/write_batch.h"
 
@@ -80,6 +83,15 @@ absl::Status FromRocks(const rocksdb::Status& status, absl::string_view director
   return absl::UnavailableError(absl::StrCat(what, "; see to the disk it is on"));
 }
 
+// RocksDB's own log file tells nothing that its statuses do not, and Debian's build has
+// assertions on: once writing that file has failed, as on a full disk, the next message
+// aborts the process (7.8.3, WritableFileWriter::AssertFalseAndGetStatusForPrevError).
+class NoInfoLog final : public rocksdb::Logger {
+ public:
+  using rocksdb::Logger::Logv;
+  void Logv(const char* /*format*/, va_list /*arguments*/) override {}
+};
+
 // A store of some megabytes, read through once at the start and written to since.
 rocksdb::Options StoreOptions() {
   rocksdb::Options options;
@@ -94,14 +106,13 @@ rocksdb::Options StoreOptions() {
   // 4 MiB hold some 50,000 runs; two of them (the default) while one is flushed. A start
   // after a crash replays at most that.
   options.write_buffer_size = 4 * kMiB;
-  options.max_open_files = 64;
+  options.max_open_files = -1;  // a few; all are opened, and their heads checked, at once
+  options.verify_sst_unique_id_in_manifest = true;  // a table that is another's is found
   // No reused log files: an old record behind the end would look like a damaged one.
   options.recycle_log_file_num = 0;
   options.compression = rocksdb::kNoCompression;  // small, and readable by any tool
   options.bottommost_compression = rocksdb::kDisableCompressionOption;
-  options.info_log_level = rocksdb::WARN_LEVEL;
-  options.max_log_file_size = kMiB;
-  options.keep_log_file_num = 2;
+  options.info_log = std::make_shared<NoInfoLog>();
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = rocksdb::NewLRUCache(4 * kMiB);
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
@@ -200,25 +211,56 @@ absl::StatusOr<UniqueFd> LockDirectory(const std::string& directory) {
                    "--data-dir"));
 }
 
-// A store always has CURRENT, and a log beside each table; both are made before the first
-// table and before any commit returns.
-absl::Status CheckFiles(const std::string& directory) {
-  bool current = false, log = false, table = false;
+absl::StatusOr<std::string> ReadFile(const std::string& path) {
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("cannot open ", path));
+  std::string bytes;
+  char buffer[64 * kKiB];
+  for (;;) {
+    const ssize_t got = read(fd.get(), buffer, sizeof(buffer));
+    if (got == 0) return bytes;
+    if (got > 0) {
+      bytes.append(buffer, static_cast<size_t>(got));
+    } else if (errno != EINTR) {
+      return ErrnoStatus(errno, absl::StrCat("cannot read ", path));
+    }
+  }
+}
+
+absl::StatusOr<std::vector<std::string>> ListFiles(const std::string& directory) {
+  std::vector<std::string> names;
   DIR* dir = opendir(directory.c_str());
   if (dir == nullptr) return ErrnoStatus(errno, absl::StrCat("cannot read ", directory));
-  while (const dirent* entry = readdir(dir)) {
-    const absl::string_view name = entry->d_name;
-    current = current || name == "CURRENT";
-    log = log || absl::EndsWith(name, ".log");
-    table = table || absl::EndsWith(name, ".sst");
-  }
+  while (const dirent* entry = readdir(dir)) names.emplace_back(entry->d_name);
   closedir(dir);
-  if ((!current && (log || table)) || (table && !log)) {
-    return absl::DataLossError(absl::StrCat("store ", directory, " is damaged: its ",
-                                            current ? "log" : "file CURRENT", " is missing",
-                                            kRestore));
+  return names;
+}
+
+// Looks for what RocksDB would pass over in silence. A store always has CURRENT, and a log
+// beside each table; both are made before the first table and before any commit returns.
+// Whether some log ends in a torn record.
+absl::StatusOr<LogEnd> CheckFiles(const std::string& directory) {
+  absl::StatusOr<std::vector<std::string>> names = ListFiles(directory);
+  if (!names.ok()) return names.status();
+  const auto damaged = [&](absl::string_view how) {
+    return absl::DataLossError(absl::StrCat("store ", directory, " is damaged: ", how, kRestore));
+  };
+  bool current = false, log = false, table = false;
+  LogEnd end = LogEnd::kWhole;
+  for (const std::string& name : *names) {
+    current = current || name == "CURRENT";
+    table = table || absl::EndsWith(name, ".sst");
+    if (!absl::EndsWith(name, ".log") && !absl::StartsWith(name, "MANIFEST-")) continue;
+    log = log || absl::EndsWith(name, ".log");
+    absl::StatusOr<std::string> bytes = ReadFile(absl::StrCat(directory, "/", name));
+    if (!bytes.ok()) return bytes.status();
+    absl::StatusOr<LogEnd> found = CheckLog(*bytes);
+    if (!found.ok()) return damaged(absl::StrCat(name, ": ", found.status().message()));
+    if (*found == LogEnd::kTorn && absl::EndsWith(name, ".log")) end = LogEnd::kTorn;
   }
-  return absl::OkStatus();
+  if (!current && (log || table)) return damaged("its file CURRENT is missing");
+  if (table && !log) return damaged("its log is missing");
+  return end;
 }
 
 }  // namespace
@@ -227,10 +269,13 @@ absl::StatusOr<std::unique_ptr<MetadataStore>> OpenRocksStore(const std::string&
   if (absl::Status s = MakeDirectory(directory); !s.ok()) return s;
   absl::StatusOr<UniqueFd> lock = LockDirectory(directory);
   if (!lock.ok()) return lock.status();
-  if (absl::Status s = CheckFiles(directory); !s.ok()) return s;
+  const absl::StatusOr<LogEnd> end = CheckFiles(directory);
+  if (!end.ok()) return end.status();
 
   rocksdb::Options options = StoreOptions();
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+  options.wal_recovery_mode = *end == LogEnd::kTorn
+                                  ? rocksdb::WALRecoveryMode::kPointInTimeRecovery
+                                  : rocksdb::WALRecoveryMode::kAbsoluteConsistency;
   rocksdb::DB* db = nullptr;
   rocksdb::Status opened = rocksdb::DB::Open(options, directory, &db);
   if (!opened.ok()) return FromRocks(opened, directory);

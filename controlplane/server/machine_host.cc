@@ -67,7 +67,12 @@ int64_t MachineHost::NowUnixSeconds() {
 
 absl::StatusOr<DeviceIdentity> MachineHost::Identify(const std::string& path) {
   struct stat st {};
-  if (stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path);
+  if (stat(path.c_str(), &st) != 0) {
+    if (errno == ENOENT) {
+      return absl::NotFoundError(absl::StrCat("there is no ", path, "; check the path"));
+    }
+    return ErrnoStatus(errno, path);
+  }
   if (S_ISBLK(st.st_mode)) {
     return DeviceIdentity{
         .is_block_device = true, .number = st.st_rdev, .disk = WholeDisk(st.st_rdev)};

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "lib/mapping/test_seed.h"
+#include "lib/base/test_seed.h"
 
 namespace braid {
 namespace {

@@ -11,7 +11,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "lib/mapping/test_seed.h"
+#include "lib/base/test_seed.h"
 
 namespace braid {
 namespace {

@@ -34,6 +34,7 @@ class Unit {
   constexpr Unit() = default;
   explicit constexpr Unit(Rep value) : value_(value) {}
   constexpr Rep value() const { return value_; }
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 misreads the defaulted <=>.
   friend constexpr auto operator<=>(Unit, Unit) = default;
   constexpr Unit& operator++() {
     ++value_;

@@ -23,7 +23,7 @@ namespace {
 
 constexpr uint64_t kDeviceBytes = 16 * kMiB;
 
-enum class Kind { kMemory, kFile, kFileWithoutRing, kLoop };
+enum class Kind { kMemory, kFile, kFileWithoutRing, kTmpfs, kLoop };
 
 std::string KindName(const testing::TestParamInfo<Kind>& info) {
   switch (info.param) {
@@ -33,6 +33,8 @@ std::string KindName(const testing::TestParamInfo<Kind>& info) {
       return "File";
     case Kind::kFileWithoutRing:
       return "FileWithoutRing";
+    case Kind::kTmpfs:
+      return "Tmpfs";
     case Kind::kLoop:
       return "Loop";
   }
@@ -52,7 +54,8 @@ class DeviceContract : public testing::TestWithParam<Kind> {
 
   std::unique_ptr<BlockDevice> Make(int i) {
     if (GetParam() == Kind::kMemory) return MakeMemoryDevice("memory", kDeviceBytes);
-    file_[i] = std::make_unique<TestFile>(kDeviceBytes);
+    file_[i] =
+        std::make_unique<TestFile>(kDeviceBytes, GetParam() == Kind::kTmpfs ? "/dev/shm" : nullptr);
     std::string path = file_[i]->path();
     if (GetParam() == Kind::kLoop) {
       loop_[i] = std::make_unique<LoopDevice>(path);
@@ -306,7 +309,7 @@ TEST_P(DeviceContract, MoreRequestsThanTheRingHoldsAllComplete) {
 
 INSTANTIATE_TEST_SUITE_P(All, DeviceContract,
                          testing::Values(Kind::kMemory, Kind::kFile, Kind::kFileWithoutRing,
-                                         Kind::kLoop),
+                                         Kind::kTmpfs, Kind::kLoop),
                          KindName);
 
 }  // namespace

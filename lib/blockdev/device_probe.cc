@@ -83,7 +83,8 @@ absl::StatusOr<DeviceProbe> ProbeDevice(int fd, const struct stat& st, bool read
   return probe;
 }
 
-absl::Status CheckFileUnused(const struct stat& st, const std::string& path) {
+absl::Status CheckFileUnused(const struct stat& st, const std::string& path,
+                             const char* swaps_path) {
   std::unique_ptr<DIR, int (*)(DIR*)> blocks(opendir("/sys/block"), closedir);
   while (blocks != nullptr) {
     const dirent* entry = readdir(blocks.get());  // NOLINT(concurrency-mt-unsafe)
@@ -96,7 +97,7 @@ absl::Status CheckFileUnused(const struct stat& st, const std::string& path) {
           path, " is in use by /dev/", name, "; detach it with 'losetup -d /dev/", name, "'"));
     }
   }
-  std::ifstream swaps("/proc/swaps");
+  std::ifstream swaps(swaps_path);
   for (std::string line; std::getline(swaps, line);) {
     // Blanks in a path are written as \040.
     std::string file;

@@ -22,8 +22,10 @@ struct DeviceProbe {
 absl::StatusOr<DeviceProbe> ProbeDevice(int fd, const struct stat& st, bool read_only,
                                         const std::string& path);
 
-// FailedPrecondition when the regular file `st` backs a loop device or is used as swap.
-absl::Status CheckFileUnused(const struct stat& st, const std::string& path);
+// FailedPrecondition when the regular file `st` backs a loop device or is used as swap by what
+// `swaps_path` says.
+absl::Status CheckFileUnused(const struct stat& st, const std::string& path,
+                             const char* swaps_path = "/proc/swaps");
 
 }  // namespace braid
 

@@ -1,12 +1,14 @@
 #include "lib/blockdev/file_device.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/checked.h"
 #include "lib/base/errno_status.h"
@@ -18,15 +20,13 @@
 namespace braid {
 namespace {
 
-// From here on copying on two cores beats handing over. docs/PERFORMANCE.md, "Legs at once".
-constexpr uint64_t kCopiesMuchBytes = 256 * kKiB;
-
 class FileDevice final : public BlockDevice, private RingClient {
  public:
-  FileDevice(UniqueFd fd, const std::string& path, const DeviceProbe& probe, bool read_only)
+  FileDevice(UniqueFd fd, const std::string& path, const DeviceProbe& probe,
+             const FileDeviceOptions& options)
       : io_(std::move(fd), probe.facts),
         name_(path),
-        read_only_(read_only),
+        options_(options),
         traits_{.size_bytes = probe.size_bytes,
                 .can_trim = probe.facts.can_trim,
                 .can_zero_fast = probe.facts.can_zero_fast,
@@ -37,15 +37,10 @@ class FileDevice final : public BlockDevice, private RingClient {
 
   void Submit(DeviceIo& io, IoGroup& group) override {
     io.error = Check(io);
-    if (io.error == 0) {
-      if (group.expected() > 1 && GoesToRing(io)) {
-        if (ThreadRing* ring = ThreadRing::Get()) {
-          StartOnRing(*ring, io, group);
-          return;
-        }
-      }
-      io.error = io_.Run(io);
-    }
+    Way way = Way::kDone;
+    if (io.error == 0) way = group.expected() > 1 ? ChooseWay(io) : Way::kInPlace;
+    if (way == Way::kRing && StartOnRing(io, group)) return;
+    if (way != Way::kDone) io.error = io_.Run(io);
     group.Complete();
   }
 
@@ -60,66 +55,78 @@ class FileDevice final : public BlockDevice, private RingClient {
     if (!IsWellFormed(io, traits_)) return EINVAL;
     const bool changes =
         io.kind == IoKind::kWrite || io.kind == IoKind::kZero || io.kind == IoKind::kTrim;
-    return changes && read_only_ ? EROFS : 0;
+    return changes && options_.read_only ? EROFS : 0;
   }
 
-  bool GoesToRing(const DeviceIo& io) const;
-  void StartOnRing(ThreadRing& ring, DeviceIo& io, IoGroup& group);
+  enum class Way : uint8_t { kDone, kInPlace, kRing };
+  // For a request that has company in its group.
+  Way ChooseWay(const DeviceIo& io);
+  bool StartOnRing(DeviceIo& io, IoGroup& group);
   void RingDone(ThreadRing& ring, RingOp& op, int result) override;
   int AfterMain(const RingOp& op, int result);
 
   FileIo io_;
   const std::string name_;
-  const bool read_only_;
+  const FileDeviceOptions options_;
   const DeviceTraits traits_;
 };
 
-bool FileDevice::GoesToRing(const DeviceIo& io) const {
-  switch (io.kind) {
-    case IoKind::kFlush:
-      return io_.sync_error() == 0;
-    case IoKind::kRead:
-      return io.length >= kCopiesMuchBytes && io.data.size() <= IOV_MAX;
-    case IoKind::kWrite:
-      if (io.fua && io_.sync_error() != 0) return false;
-      return io.length > 0 && (io.fua || io.length >= kCopiesMuchBytes) &&
-             io.data.size() <= IOV_MAX;
-    case IoKind::kZero:
-    case IoKind::kTrim:
-      if (io.fua && io_.sync_error() != 0) return false;
-      return io_.FallocateMode(io) >= 0;
-    case IoKind::kCache:
-      return false;
+FileDevice::Way FileDevice::ChooseWay(const DeviceIo& io) {
+  if (io.kind == IoKind::kFlush) return Way::kRing;
+  if (io.kind == IoKind::kCache || io.length == 0 || io.data.size() > IOV_MAX) {
+    return Way::kInPlace;
   }
-  return false;
+  switch (io.kind) {
+    case IoKind::kRead:
+      if (io.length >= options_.ring_from_bytes) return Way::kRing;
+      return io_.ReadCached(io) == io.length ? Way::kDone : Way::kRing;
+    case IoKind::kWrite:
+      return io.fua || io.length >= options_.ring_from_bytes ? Way::kRing : Way::kInPlace;
+    default:
+      return io_.FallocateMode(io) >= 0 ? Way::kRing : Way::kInPlace;
+  }
 }
 
-void FileDevice::StartOnRing(ThreadRing& ring, DeviceIo& io, IoGroup& group) {
-  RingOp& op = ring.Start(*this, io, group);
-  io_uring_sqe& sqe = ring.Sqe(op);
+// False: it is to be done in place.
+bool FileDevice::StartOnRing(DeviceIo& io, IoGroup& group) {
+  const bool syncs = io.fua || io.kind == IoKind::kFlush;
+  if (syncs && io_.sync_error() != 0) return false;
+  ThreadRing* ring = ThreadRing::Get();
+  if (ring == nullptr) return false;
+  if (group.driven() > 0 && group.driven() + 1 == group.expected()) {
+    // The last of the legs is this thread's own work while the kernel does the others.
+    ring->Push();
+    return false;
+  }
+  RingOp& op = ring->Start(*this, io, group);
+  op.handle = syncs ? io_.sync_handles().Take() : io_.fd();
+  io_uring_sqe& sqe = ring->Sqe(op);
   switch (io.kind) {
     case IoKind::kRead:
-      io_uring_prep_readv(&sqe, io_.fd(), io.data.data(), static_cast<unsigned>(io.data.size()),
+      io_uring_prep_readv(&sqe, op.handle, io.data.data(), static_cast<unsigned>(io.data.size()),
                           io.offset);
       break;
     case IoKind::kWrite:
-      io_uring_prep_writev2(&sqe, io_.fd(), io.data.data(), static_cast<unsigned>(io.data.size()),
+      io_uring_prep_writev2(&sqe, op.handle, io.data.data(), static_cast<unsigned>(io.data.size()),
                             io.offset, io.fua ? RWF_DSYNC : 0);
       break;
     case IoKind::kZero:
     case IoKind::kTrim:
-      io_uring_prep_fallocate(&sqe, io_.fd(), io_.FallocateMode(io), static_cast<off_t>(io.offset),
+      io_uring_prep_fallocate(&sqe, op.handle, io_.FallocateMode(io), static_cast<off_t>(io.offset),
                               static_cast<off_t>(io.length));
       break;
     case IoKind::kFlush:
-      io_uring_prep_fsync(&sqe, io_.fd(), IORING_FSYNC_DATASYNC);
+      io_uring_prep_fsync(&sqe, op.handle, IORING_FSYNC_DATASYNC);
       break;
     case IoKind::kCache:
       break;
   }
-  // Not tried inline first, where copies would follow one another in this thread.
-  sqe.flags |= IOSQE_ASYNC;
-  sqe.user_data = reinterpret_cast<uintptr_t>(&op);
+  // Copies are not to be tried inline first, where they would follow one another in this
+  // thread. A read that waits for the device needs no worker: the page cache wakes it.
+  if (io.kind != IoKind::kRead || io.length >= options_.ring_from_bytes) {
+    sqe.flags |= IOSQE_ASYNC;
+  }
+  return true;
 }
 
 void FileDevice::RingDone(ThreadRing& ring, RingOp& op, int result) {
@@ -133,11 +140,11 @@ void FileDevice::RingDone(ThreadRing& ring, RingOp& op, int result) {
     if (range && result == 0 && io.fua) {
       op.step = kSyncAfter;
       io_uring_sqe& sqe = ring.Sqe(op);
-      io_uring_prep_fsync(&sqe, io_.fd(), IORING_FSYNC_DATASYNC);
-      sqe.user_data = reinterpret_cast<uintptr_t>(&op);
+      io_uring_prep_fsync(&sqe, op.handle, IORING_FSYNC_DATASYNC);
       return;
     }
   }
+  if (io.fua || io.kind == IoKind::kFlush) io_.sync_handles().Return(op.handle);
   ring.Finish(op, error);
 }
 
@@ -223,7 +230,7 @@ absl::Status CheckType(const struct stat& st, const std::string& path) {
 
 absl::StatusOr<std::unique_ptr<BlockDevice>> OpenFileDevice(const std::string& path,
                                                             const FileDeviceOptions& options) {
-  if (path.find('\0') != std::string::npos) return OpenError(ENOENT, path.c_str());
+  if (path.find('\0') != std::string::npos) return OpenError(ENOENT, absl::CHexEscape(path));
   // Looked at first: opening a FIFO blocks, and opening a tape or a terminal acts on it.
   struct stat st {};
   if (stat(path.c_str(), &st) != 0) return OpenError(errno, path);
@@ -243,7 +250,7 @@ absl::StatusOr<std::unique_ptr<BlockDevice>> OpenFileDevice(const std::string& p
   }
   absl::StatusOr<DeviceProbe> probe = ProbeDevice(fd.get(), st, options.read_only, path);
   if (!probe.ok()) return probe.status();
-  return std::make_unique<FileDevice>(std::move(fd), path, *probe, options.read_only);
+  return std::make_unique<FileDevice>(std::move(fd), path, *probe, options);
 }
 
 }  // namespace braid

@@ -51,6 +51,7 @@ class IoGroup {
   // CompleteDriven instead of Complete, both on the submitting thread. All driven
   // requests of a group have the same driver.
   void AddDriven(IoDriver& driver);
+  uint32_t driven() const { return driven_; }  // and not complete
   void CompleteDriven();
 
   // Returns when every request has completed; their results are visible then.

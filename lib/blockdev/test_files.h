@@ -68,6 +68,7 @@ class LoopDevice {
   }
 
   const std::string& path() const { return path_; }
+  std::string name() const { return path_.substr(strlen("/dev/")); }
 
  private:
   std::string path_;

@@ -21,6 +21,12 @@ std::atomic<bool> disabled{false};
   abort();
 }
 
+// EAGAIN, EBUSY: short of memory, or completions to be taken first; Drive comes again.
+void CheckSubmitted(int result) {
+  if (result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY) return;
+  Die("cannot submit", -result);
+}
+
 }  // namespace
 
 void ThreadRing::DisableForTest(bool disable) { disabled.store(disable); }
@@ -36,19 +42,22 @@ ThreadRing* ThreadRing::Get() {
   const pid_t self = getpid();
   if (slot.asked_by != self) {
     slot.asked_by = self;
-    slot.ring.reset();
-    std::unique_ptr<ThreadRing> ring(new ThreadRing);
-    if (io_uring_queue_init(kDepth, &ring->ring_, 0) == 0) {
-      ring->owner_ = self;
-      slot.ring = std::move(ring);
-      for (RingOp& op : slot.ring->ops_) slot.ring->free_.push_back(&op);
-    }
+    slot.ring = Make(self);
   }
   return slot.ring.get();
 }
 
+std::unique_ptr<ThreadRing> ThreadRing::Make(pid_t self) {
+  io_uring queues{};
+  if (io_uring_queue_init(kDepth, &queues, 0) != 0) return nullptr;
+  return std::unique_ptr<ThreadRing>(new ThreadRing(queues, self));
+}
+
+ThreadRing::ThreadRing(const io_uring& queues, pid_t owner) : ring_(queues), owner_(owner) {
+  for (RingOp& op : ops_) free_.push_back(&op);
+}
+
 ThreadRing::~ThreadRing() {
-  if (owner_ == 0) return;
   assert(owner_ != getpid() || free_.size() == kDepth);
   io_uring_queue_exit(&ring_);
 }
@@ -81,10 +90,10 @@ void ThreadRing::Finish(RingOp& op, int error) {
   group->CompleteDriven();
 }
 
+void ThreadRing::Push() { CheckSubmitted(io_uring_submit(&ring_)); }
+
 void ThreadRing::Drive() {
-  const int r = io_uring_submit_and_wait(&ring_, 1);
-  // EAGAIN, EBUSY: short of memory, or completions to be taken first.
-  if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY) Die("cannot submit", -r);
+  CheckSubmitted(io_uring_submit_and_wait(&ring_, 1));
   TakeCompletions();
 }
 

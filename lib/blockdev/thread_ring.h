@@ -43,6 +43,8 @@ class RingOp {
   DeviceIo& io() const { return *io_; }
   // Which step this is, by the client's own count; 0 at first.
   int step = 0;
+  // The file it runs on, for the client to remember.
+  int handle = -1;
 
  private:
   friend class ThreadRing;
@@ -71,14 +73,17 @@ class ThreadRing final : public IoDriver {
   // Completes the request with `error`. `op` is gone.
   void Finish(RingOp& op, int error);
 
+  // Hands the kernel what is queued, and returns at once.
+  void Push();
   void Drive() override;
 
  private:
-  ThreadRing() = default;
+  static std::unique_ptr<ThreadRing> Make(pid_t self);
+  ThreadRing(const io_uring& queues, pid_t owner);
   void TakeCompletions();
 
-  io_uring ring_{};
-  pid_t owner_ = 0;
+  io_uring ring_;
+  const pid_t owner_;
   std::array<RingOp, kDepth> ops_;
   std::vector<RingOp*> free_;
 };

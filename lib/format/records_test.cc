@@ -10,7 +10,7 @@
 #include "lib/format/codec.h"
 #include "lib/format/doc_example.h"
 #include "lib/mapping/page_table.h"
-#include "lib/mapping/test_seed.h"
+#include "lib/base/test_seed.h"
 
 namespace braid {
 namespace {

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "lib/base/test_seed.h"
 #include "lib/mapping/split.h"
-#include "lib/mapping/test_seed.h"
 
 namespace braid {
 namespace {
@@ -30,9 +30,9 @@ Geometry RandomGeometry(std::mt19937_64& random) {
 TEST(Geometry, RefusesWhatNoVolumeCanBe) {
   struct {
     uint64_t size_bytes;
-    uint32_t columns;
+    uint64_t columns;
     uint64_t stripe_bytes;
-    uint32_t legs;
+    uint64_t legs;
     const char* says;
   } const cases[] = {
       {0, 1, 0, 1, "a volume of 0 bytes"},
@@ -50,8 +50,9 @@ TEST(Geometry, RefusesWhatNoVolumeCanBe) {
       {kGiB, 1, 0, 5, "5 copies; take from 1 to 4"},
   };
   for (const auto& c : cases) {
-    const absl::Status status =
-        Geometry::Make(c.size_bytes, c.columns, c.stripe_bytes, c.legs).status();
+    const absl::Status status = Geometry::Make(c.size_bytes, static_cast<uint32_t>(c.columns),
+                                               c.stripe_bytes, static_cast<uint32_t>(c.legs))
+                                    .status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << c.says;
     EXPECT_NE(status.ToString().find(c.says), std::string::npos) << status;
   }
@@ -64,8 +65,8 @@ TEST(Geometry, CountsExtentsAndRows) {
   EXPECT_EQ(Make(64 * kTiB, 1, 0, 2).rows(), uint64_t{1} << 24);
   EXPECT_EQ(Make(64 * kTiB, 1, 0, 2).allocated_bytes(), 128 * kTiB);
   // Three columns of 64 KiB stripes: 193 stripes make 65 rounds, a bit over one extent.
-  EXPECT_EQ(Make(193 * 64 * kKiB, 3, 64 * kKiB, 1).extents_per_column(), 2u);
-  EXPECT_EQ(Make(192 * 64 * kKiB, 3, 64 * kKiB, 1).extents_per_column(), 1u);
+  EXPECT_EQ(Make(uint64_t{193} * 64 * kKiB, 3, 64 * kKiB, 1).extents_per_column(), 2u);
+  EXPECT_EQ(Make(uint64_t{192} * 64 * kKiB, 3, 64 * kKiB, 1).extents_per_column(), 1u);
   EXPECT_EQ(Make(kGiB, 1, 4 * kKiB, 1).stripe_bytes(), kExtentBytes);
   EXPECT_EQ(Geometry().rows(), 0u);
 }
@@ -105,7 +106,7 @@ TEST(Geometry, EveryStripeCountDividesExactly) {
     const Geometry g = Make(kMaxVolumeBytes, columns, kMinStripeBytes, 1);
     const uint64_t last = (kMaxVolumeBytes - 1) / kMinStripeBytes;
     // The last multiples are where the reciprocal's error is largest.
-    for (uint64_t back = 0; back < 3 * kMaxColumns; ++back) {
+    for (uint64_t back = 0; back < uint64_t{3} * kMaxColumns; ++back) {
       const uint64_t stripe = last - back;
       const ColumnPlace place = g.Locate(stripe * kMinStripeBytes);
       ASSERT_EQ(place.column, stripe % columns);
@@ -115,7 +116,7 @@ TEST(Geometry, EveryStripeCountDividesExactly) {
 }
 
 TEST(Geometry, RowsOfPlacesAreDistinct) {
-  const Geometry g = Make(3 * 5 * kExtentBytes, 3, 64 * kKiB, 1);
+  const Geometry g = Make(15 * kExtentBytes, 3, 64 * kKiB, 1);
   std::set<uint64_t> rows;
   for (uint32_t column = 0; column < 3; ++column) {
     for (uint64_t extent = 0; extent < g.extents_per_column(); ++extent) {

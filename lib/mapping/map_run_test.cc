@@ -6,8 +6,8 @@
 #include <tuple>
 
 #include "gtest/gtest.h"
+#include "lib/base/test_seed.h"
 #include "lib/mapping/page_table.h"
-#include "lib/mapping/test_seed.h"
 
 namespace braid {
 namespace {

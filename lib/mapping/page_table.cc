@@ -86,12 +86,12 @@ absl::Status PageTable::Enter(const MapRun& run, uint64_t device_count) {
 }
 
 uint64_t PageTable::table_bytes() const {
-  const absl::MutexLock lock(&mu_);
+  const MutexLock lock(&mu_);
   return tables_made_ * kTableBytes;
 }
 
 absl::StatusOr<uint64_t*> PageTable::NewTable() {
-  const absl::MutexLock lock(&mu_);
+  const MutexLock lock(&mu_);
   if (tables_made_ == slabs_.size() * kTablesPerSlab) {
     absl::StatusOr<ReservedMemory> slab = ReservedMemory::Allocate(kTablesPerSlab * kTableBytes);
     if (!slab.ok()) return slab.status();

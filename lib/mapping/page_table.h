@@ -26,9 +26,10 @@
 #include <memory>
 #include <vector>
 
+#include "absl/base/attributes.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
+#include "lib/base/mutex.h"
 #include "lib/base/units.h"
 #include "lib/mapping/geometry.h"
 #include "lib/mapping/map_run.h"
@@ -43,7 +44,7 @@ inline constexpr uint64_t kMaxDeviceUnits = uint64_t{1} << 40;  // 64 PiB of dev
 class MapWord {
  public:
   enum Flag : uint8_t {
-    kMapped = 1,  // points at an extent
+    kMapped = 1,  // points at an extent; never together with kTable
     kTable = 2,   // points at a table of small extents
     kStale = 4,   // this leg missed a write here: never read, never written
   };
@@ -61,10 +62,16 @@ class MapWord {
     return MapWord(reinterpret_cast<uintptr_t>(words) | kTable);
   }
 
+  // Of these three one is true.
   constexpr bool is_hole() const { return (raw_ & (kMapped | kTable)) == 0; }
+  constexpr bool is_extent() const { return (raw_ & kMapped) != 0; }
   constexpr bool is_table() const { return (raw_ & kTable) != 0; }
   constexpr bool is_stale() const { return (raw_ & kStale) != 0; }
   constexpr DeviceIndex device() const { return DeviceIndex(static_cast<uint16_t>(raw_ >> 48)); }
+  // Of the extent's first byte on its device: unit * 64 KiB, in one shift.
+  constexpr uint64_t device_offset() const {
+    return (raw_ << 8) & ((kMaxDeviceUnits - 1) * kSmallExtentBytes);
+  }
   constexpr DeviceUnit unit() const { return DeviceUnit((raw_ >> 8) & (kMaxDeviceUnits - 1)); }
   // Of a table only; elsewhere the bits mean something else.
   uint64_t* table() const { return reinterpret_cast<uint64_t*>(raw_ & ~uint64_t{0xff}); }
@@ -78,7 +85,7 @@ class MapWord {
   uint64_t raw_ = 0;
 };
 
-// What one leg has at one byte.
+// What one leg has at one byte. All but `mapped` is as constructed where it is false.
 struct LegPlace {
   bool mapped = false;
   bool stale = false;
@@ -101,13 +108,13 @@ class PageTable {
 
   // Where one leg keeps the byte at `place`, through a table of small extents when
   // there is one.
-  LegPlace Look(ColumnPlace place, uint32_t leg) const {
+  ABSL_ATTRIBUTE_ALWAYS_INLINE LegPlace Look(ColumnPlace place, uint32_t leg) const {
     const MapWord word = Word(geometry_.Row(place), leg);
     const uint64_t in_extent = place.offset & (kExtentBytes - 1);
-    if (word.is_table()) [[unlikely]]
-      return LookInTable(word, in_extent);
-    return {!word.is_hole(), word.is_stale(), word.device(),
-            word.unit().value() * kSmallExtentBytes + in_extent};
+    // One test on the common way: it tells extents from both tables and holes.
+    if (word.is_extent()) [[likely]]
+      return PlaceOf(word, in_extent);
+    return LookInTable(word, in_extent);
   }
 
   // Changes. Each takes effect for look-ups that begin after it returns.
@@ -147,20 +154,29 @@ class PageTable {
     std::atomic_ref<uint64_t>(word).store(value.raw(), std::memory_order_release);
   }
   uint64_t& WordAt(uint64_t row, uint32_t leg) const { return words_[row * legs_ + leg]; }
-  static LegPlace LookInTable(MapWord table, uint64_t in_extent) {
-    const MapWord word = Load(table.table()[in_extent / kSmallExtentBytes]);
-    return {!word.is_hole(), word.is_stale() || table.is_stale(), word.device(),
-            word.unit().value() * kSmallExtentBytes + (in_extent & (kSmallExtentBytes - 1))};
+  static LegPlace PlaceOf(MapWord extent, uint64_t in_extent) {
+    return {true, extent.is_stale(), extent.device(), extent.device_offset() + in_extent};
+  }
+  // `word` is a table or a hole.
+  static LegPlace LookInTable(MapWord word, uint64_t in_extent) {
+    if (word.is_table()) {
+      const MapWord small = Load(word.table()[in_extent / kSmallExtentBytes]);
+      if (small.is_extent()) {
+        return {true, small.is_stale() || word.is_stale(), small.device(),
+                small.device_offset() + (in_extent & (kSmallExtentBytes - 1))};
+      }
+    }
+    return {false, false, DeviceIndex(0), 0};
   }
   // All holes.
   absl::StatusOr<uint64_t*> NewTable();
 
   const Geometry geometry_;
-  const uint32_t legs_;
+  const uint64_t legs_;
   uint64_t* const words_;
   const ReservedMemory words_memory_;
 
-  mutable absl::Mutex mu_;
+  mutable Mutex mu_;
   std::vector<ReservedMemory> slabs_ ABSL_GUARDED_BY(mu_);
   uint64_t tables_made_ ABSL_GUARDED_BY(mu_) = 0;
 };

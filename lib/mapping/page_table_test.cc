@@ -1,7 +1,7 @@
 #include "lib/mapping/page_table.h"
 
 #include <atomic>
-#include <chrono>
+#include <ctime>
 #include <map>
 #include <random>
 #include <thread>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "lib/mapping/test_seed.h"
+#include "lib/base/test_seed.h"
 
 namespace braid {
 namespace {
@@ -126,7 +126,8 @@ TEST(PageTable, MatchesAModelUnderRandomChanges) {
       const uint64_t row = g.Row(column, ExtentIndex(extent));
       const auto leg = static_cast<uint32_t>(random() % legs);
       const Small place = {static_cast<uint16_t>(random()),
-                           random() % (kMaxDeviceUnits - 64 * kSmallPerExtent), random() % 4 == 0};
+                           random() % (kMaxDeviceUnits - uint64_t{64} * kSmallPerExtent),
+                           random() % 4 == 0};
       const MapWord word = MapWord::Extent(DeviceIndex(place.device), DeviceUnit(place.unit),
                                            place.stale ? MapWord::kStale : 0);
       switch (random() % 6) {
@@ -222,6 +223,7 @@ TEST(PageTable, LookUpsMeetWholeWordsWhileWordsChange) {
                            DeviceUnit(generation % 1000 * 1'000'000 + row * 64 + small));
   };
   std::vector<std::thread> threads;
+  threads.reserve(kReaders);
   for (int reader = 0; reader < kReaders; ++reader) {
     threads.emplace_back([&, reader] {
       std::mt19937_64 random(seed + 1 + static_cast<uint64_t>(reader));
@@ -241,6 +243,7 @@ TEST(PageTable, LookUpsMeetWholeWordsWhileWordsChange) {
   }
   // Two writers, each with a leg of its own: changes to different words run at once.
   std::vector<std::thread> writers;
+  writers.reserve(2);
   for (uint32_t leg = 0; leg < 2; ++leg) {
     writers.emplace_back([&, leg] {
       std::mt19937_64 random(seed + 100 + leg);
@@ -302,17 +305,24 @@ TEST(PageTable, LargestVolumeIsCreatedOrRefusedAndFoundAtItsEnd) {
   EXPECT_FALSE((*table)->Look({0, kMaxVolumeBytes - 1}, 0).mapped);
 }
 
+// Of this thread: other work on the machine does not count.
+double CpuSeconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
 TEST(PageTable, WholeMapOfASixtyFourTebibyteVolumeIsEnteredInUnderASecond) {
   const auto table = Make(64 * kTiB);
-  const auto begin = std::chrono::steady_clock::now();
+  const double begin = CpuSeconds();
   ASSERT_TRUE(table->Enter(RunOf(0, 0, 0, table->geometry().rows(), 0, 0), 1).ok());
-  const auto took = std::chrono::steady_clock::now() - begin;
+  const double took = CpuSeconds() - begin;
   EXPECT_EQ(table->Look({0, 64 * kTiB - 1}, 0).device_offset, 64 * kTiB - 1);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  // About 0.05 s here; a second leaves room for a busy machine.
-  EXPECT_LT(took, std::chrono::seconds(1));
+  // About 0.3 s here.
+  EXPECT_LT(took, 1.0);
 #endif
-  std::printf("entered 64 TiB in %.3f s\n", std::chrono::duration<double>(took).count());
+  std::printf("entered 64 TiB in %.3f s of processor time\n", took);
 }
 
 }  // namespace

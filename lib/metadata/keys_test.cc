@@ -7,7 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "lib/format/doc_example.h"
-#include "lib/mapping/test_seed.h"
+#include "lib/base/test_seed.h"
 
 namespace braid {
 namespace {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "lib/mapping/test_seed.h"
+#include "lib/base/test_seed.h"
 #include "lib/metadata/keys.h"
 #include "lib/metadata/memory_store.h"
 #include "lib/metadata/sample_records.h"

@@ -34,6 +34,7 @@ class RangeLock {
     const Mode mode_;
     // Guarded by lock_.mu_: earlier holds that overlap and have not ended.
     uint32_t waits_for_ = 0;
+    absl::CondVar free_;
     Hold* previous_ = nullptr;
     Hold* next_ = nullptr;
   };

@@ -1,7 +1,7 @@
 // The seed of a random test: BRAID_SEED from the environment, else one of the clock. It is
 // printed, so that a failure can be run again.
-#ifndef BRAID_LIB_MAPPING_TEST_SEED_H_
-#define BRAID_LIB_MAPPING_TEST_SEED_H_
+#ifndef BRAID_LIB_BASE_TEST_SEED_H_
+#define BRAID_LIB_BASE_TEST_SEED_H_
 
 #include <chrono>
 #include <cstdint>
@@ -22,4 +22,4 @@ inline uint64_t TestSeed() {
 
 }  // namespace braid
 
-#endif  // BRAID_LIB_MAPPING_TEST_SEED_H_
+#endif  // BRAID_LIB_BASE_TEST_SEED_H_

@@ -1,0 +1,89 @@
+#include "lib/testing/sector_history.h"
+
+#include <string>
+
+#include "gtest/gtest.h"
+
+namespace braid {
+namespace {
+
+using Change = SectorHistory::Change;
+
+std::string Content(uint64_t id, uint64_t sector = 0) {
+  std::string data(kSectorBytes, '\0');
+  if (id != 0) SectorHistory::Fill(id, sector, absl::MakeSpan(data));
+  return data;
+}
+
+Change Write(uint64_t id, uint64_t began, uint64_t ended, bool certain = true) {
+  return {.id = id,
+          .first_sector = 0,
+          .sectors = 1,
+          .began = began,
+          .ended = ended,
+          .certain = certain};
+}
+
+struct TimedRead {
+  uint64_t began, ended, id;
+};
+
+std::string JudgeOf(std::vector<Change> changes, std::vector<TimedRead> reads) {
+  SectorHistory history(1, true);
+  for (const Change& c : changes) history.AddChange(c);
+  for (const TimedRead& r : reads) history.AddRead(0, r.began, r.ended, Content(r.id));
+  return history.Judge();
+}
+
+TEST(SectorHistory, AcceptsWhatARegisterMayDo) {
+  EXPECT_EQ(JudgeOf({}, {{1, 2, 0}}), "");
+  EXPECT_EQ(JudgeOf({Write(7, 1, 2)}, {{3, 4, 7}}), "");
+  // While the write runs a reader may see either, but never the old after the new.
+  EXPECT_EQ(JudgeOf({Write(7, 1, 9)}, {{2, 3, 0}, {4, 5, 7}, {6, 7, 7}}), "");
+  // Writes that overlap may take effect in either order.
+  EXPECT_EQ(JudgeOf({Write(7, 1, 5), Write(8, 2, 4)}, {{6, 7, 7}, {8, 9, 7}}), "");
+  // A write that failed may be there or not.
+  EXPECT_EQ(JudgeOf({Write(7, 1, 2), Write(8, 3, 4, false)}, {{5, 6, 7}, {7, 8, 7}}), "");
+  EXPECT_EQ(JudgeOf({Write(7, 1, 2), Write(8, 3, 4, false)}, {{5, 6, 8}}), "");
+}
+
+TEST(SectorHistory, NamesWhatItMayNot) {
+  // Lost.
+  EXPECT_NE(JudgeOf({Write(7, 1, 2)}, {{3, 4, 0}}), "");
+  // From the future.
+  EXPECT_NE(JudgeOf({Write(7, 5, 6)}, {{3, 4, 7}}), "");
+  // Foreign.
+  EXPECT_NE(JudgeOf({Write(7, 1, 2)}, {{3, 4, 9}}), "");
+  // Overwritten.
+  EXPECT_NE(JudgeOf({Write(7, 1, 2), Write(8, 3, 4)}, {{5, 6, 7}}), "");
+  // Turned back while the write was still running.
+  EXPECT_NE(JudgeOf({Write(7, 1, 9)}, {{2, 3, 7}, {4, 5, 0}}), "");
+  // To and fro between two writes that overlapped.
+  EXPECT_NE(JudgeOf({Write(7, 1, 20), Write(8, 2, 21)}, {{3, 4, 7}, {5, 6, 8}, {7, 8, 7}}), "");
+}
+
+TEST(SectorHistory, SeesTornAndMisplacedSectors) {
+  for (bool strict : {true, false}) {
+    SectorHistory history(2, strict);
+    history.AddChange({.id = 7, .first_sector = 0, .sectors = 2, .began = 1, .ended = 2});
+    std::string torn = Content(7);
+    torn.replace(256, 256, 256, '\0');
+    history.AddRead(0, 3, 4, torn);
+    EXPECT_NE(history.Judge(), "");
+    history.AddRead(1, 5, 6, Content(7, 0));
+    EXPECT_NE(history.Judge(), "");
+  }
+}
+
+TEST(SectorHistory, RemembersAcrossJudgements) {
+  SectorHistory history(1, true);
+  history.AddChange(Write(7, 1, 2));
+  EXPECT_EQ(history.Judge(), "");
+  history.AddRead(0, 3, 4, Content(7));
+  EXPECT_EQ(history.Judge(), "");
+  history.AddRead(0, 5, 6, Content(0));
+  EXPECT_NE(history.Judge(), "");
+}
+
+}  // namespace
+}  // namespace braid

@@ -1,0 +1,131 @@
+#include "lib/volume/range_lock.h"
+
+#include <atomic>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "gtest/gtest.h"
+#include "lib/base/test_seed.h"
+
+namespace braid {
+namespace {
+
+using Mode = RangeLock::Mode;
+
+class RangeLockTest : public testing::Test {
+ protected:
+  // By now every hold of the test itself has ended, so every probe gets its turn.
+  void TearDown() override {
+    for (std::thread& t : probes_) t.join();
+  }
+
+  // Whether a hold of this range is granted while the present ones are kept. It is given
+  // back as soon as it was granted, now or later.
+  bool Granted(uint64_t offset, uint64_t length, Mode mode) {
+    auto granted = std::make_shared<absl::Notification>();
+    probes_.emplace_back([this, offset, length, mode, granted] {
+      RangeLock::Hold hold(lock_, offset, length, mode);
+      granted->Notify();
+    });
+    return granted->WaitForNotificationWithTimeout(absl::Milliseconds(50));
+  }
+
+  RangeLock lock_;
+  std::vector<std::thread> probes_;
+};
+
+TEST_F(RangeLockTest, GrantsWhatDoesNotOverlapAndSharesReads) {
+  {
+    RangeLock::Hold write(lock_, 100, 10, Mode::kExclusive);
+    RangeLock::Hold read(lock_, 200, 10, Mode::kShared);
+    EXPECT_TRUE(Granted(90, 10, Mode::kExclusive));   // ends where it begins
+    EXPECT_TRUE(Granted(110, 10, Mode::kExclusive));  // begins where it ends
+    EXPECT_TRUE(Granted(205, 10, Mode::kShared));
+  }
+  EXPECT_TRUE(Granted(0, UINT64_MAX, Mode::kExclusive));
+}
+
+TEST_F(RangeLockTest, HoldsBackWhatOverlaps) {
+  const struct {
+    Mode held, asked;
+  } cases[] = {{Mode::kExclusive, Mode::kExclusive},
+               {Mode::kExclusive, Mode::kShared},
+               {Mode::kShared, Mode::kExclusive}};
+  for (const auto& c : cases) {
+    absl::Notification started, done;
+    std::thread waiter;
+    {
+      RangeLock::Hold hold(lock_, 100, 10, c.held);
+      waiter = std::thread([&] {
+        started.Notify();
+        RangeLock::Hold mine(lock_, 109, 1, c.asked);
+        done.Notify();
+      });
+      started.WaitForNotification();
+      EXPECT_FALSE(done.WaitForNotificationWithTimeout(absl::Milliseconds(20)));
+    }
+    waiter.join();
+    EXPECT_TRUE(done.HasBeenNotified());
+  }
+}
+
+// Writers must not starve behind a stream of readers: a reader that came after a waiting
+// writer waits for it.
+TEST_F(RangeLockTest, KeepsTheOrderOfArrival) {
+  auto first = std::make_unique<RangeLock::Hold>(lock_, 0, 10, Mode::kShared);
+  absl::Notification writer_in, reader_in, release_writer;
+  std::thread writer([&] {
+    RangeLock::Hold hold(lock_, 0, 10, Mode::kExclusive);
+    writer_in.Notify();
+    release_writer.WaitForNotification();
+  });
+  while (Granted(5, 1, Mode::kShared)) {
+  }  // until the writer stands in the queue
+  std::thread reader([&] {
+    RangeLock::Hold hold(lock_, 0, 10, Mode::kShared);
+    reader_in.Notify();
+  });
+  EXPECT_FALSE(reader_in.WaitForNotificationWithTimeout(absl::Milliseconds(20)));
+  first.reset();
+  writer_in.WaitForNotification();
+  EXPECT_FALSE(reader_in.WaitForNotificationWithTimeout(absl::Milliseconds(20)));
+  release_writer.Notify();
+  writer.join();
+  reader.join();
+}
+
+// Many threads, random ranges: writers are alone on every cell they hold, readers only
+// among readers.
+TEST_F(RangeLockTest, NeverAdmitsAConflict) {
+  const uint64_t seed = TestSeed();
+  constexpr int kCells = 32, kThreads = 8, kRounds = 3000;
+  std::atomic<int> readers[kCells] = {}, writers[kCells] = {};
+  std::atomic<int> conflicts{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937_64 rng(seed + static_cast<uint64_t>(t));
+      for (int round = 0; round < kRounds; ++round) {
+        const uint64_t begin = rng() % kCells;
+        const uint64_t length = 1 + rng() % (kCells - begin);
+        const bool exclusive = rng() % 2 == 0;
+        RangeLock::Hold hold(lock_, begin, length, exclusive ? Mode::kExclusive : Mode::kShared);
+        for (uint64_t c = begin; c < begin + length; ++c) {
+          if ((exclusive ? writers[c]++ : readers[c]++, writers[c]) > (exclusive ? 1 : 0)) {
+            ++conflicts;
+          }
+          if (exclusive && readers[c] > 0) ++conflicts;
+        }
+        for (uint64_t c = begin; c < begin + length; ++c) exclusive ? writers[c]-- : readers[c]--;
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(conflicts, 0);
+}
+
+}  // namespace
+}  // namespace braid

@@ -1,0 +1,160 @@
+// A volume over devices in memory that a test can break, and an authority that a test can
+// watch, hold up and turn away.
+#ifndef BRAID_LIB_VOLUME_VOLUME_FIXTURE_H_
+#define BRAID_LIB_VOLUME_VOLUME_FIXTURE_H_
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "lib/blockdev/memory_device.h"
+#include "lib/mapping/map_run.h"
+#include "lib/testing/borrowed_device.h"
+#include "lib/testing/faulty_device.h"
+#include "lib/volume/volume.h"
+
+namespace braid {
+
+// Keeps the runs as the control plane does, by the same function.
+class FakeAuthority final : public LegAuthority {
+ public:
+  explicit FakeAuthority(std::vector<MapRun> runs) : runs_(std::move(runs)) {}
+
+  absl::StatusOr<std::vector<MapRun>> MarkStale(DeviceIndex device, absl::string_view) override {
+    absl::MutexLock l(&mu_);
+    ++asked_;
+    const auto free = [this] { return !held_up_; };
+    mu_.Await(absl::Condition(&free));
+    if (!refusal_.ok()) return refusal_;
+    runs_ = MarkDeviceStale(std::move(runs_), device);
+    return runs_;
+  }
+  void ReportFault(absl::string_view what) override {
+    absl::MutexLock l(&mu_);
+    faults_.emplace_back(what);
+  }
+
+  // Answers nothing until told otherwise, as when it cannot be reached.
+  void HoldUp(bool yes) {
+    absl::MutexLock l(&mu_);
+    held_up_ = yes;
+  }
+  void Refuse(absl::Status refusal) {
+    absl::MutexLock l(&mu_);
+    refusal_ = std::move(refusal);
+  }
+  void AwaitAsked() {
+    absl::MutexLock l(&mu_);
+    const auto asked = [this] { return asked_ > 0; };
+    mu_.Await(absl::Condition(&asked));
+  }
+  int asked() const {
+    absl::MutexLock l(&mu_);
+    return asked_;
+  }
+  std::vector<std::string> faults() const {
+    absl::MutexLock l(&mu_);
+    return faults_;
+  }
+  std::vector<MapRun> runs() const {
+    absl::MutexLock l(&mu_);
+    return runs_;
+  }
+
+ private:
+  mutable absl::Mutex mu_;
+  std::vector<MapRun> runs_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::string> faults_ ABSL_GUARDED_BY(mu_);
+  absl::Status refusal_ ABSL_GUARDED_BY(mu_);
+  int asked_ ABSL_GUARDED_BY(mu_) = 0;
+  bool held_up_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+struct Shape {
+  const char* name;
+  uint32_t columns;
+  uint32_t legs;
+};
+inline constexpr Shape kShapes[] = {{"linear", 1, 1},
+                                    {"striped3", 3, 1},
+                                    {"striped4", 4, 1},
+                                    {"mirrored2", 1, 2},
+                                    {"mirrored3", 1, 3},
+                                    {"mirrored4", 1, 4},
+                                    {"striped_mirrors2x2", 2, 2},
+                                    {"striped_mirrors3x3", 3, 3}};
+
+class VolumeFixture {
+ public:
+  static constexpr uint64_t kStripeBytes = 16 * kKiB;
+
+  // Column c of leg l lies on device c * legs + l, its extents in reverse order on the
+  // device, so that nothing is right by accident.
+  VolumeFixture(const Shape& shape, uint64_t size_bytes, const FaultyDeviceOptions& options = {})
+      : geometry(Geometry::Make(size_bytes, shape.columns, kStripeBytes, shape.legs).value()),
+        authority(Runs(geometry)) {
+    const uint64_t extents = geometry.extents_per_column();
+    for (uint32_t d = 0; d < shape.columns * shape.legs; ++d) {
+      FaultyDeviceOptions own = options;
+      own.seed = options.seed + d;
+      const std::string name = "d" + std::to_string(d);
+      devices.push_back(std::make_unique<FaultyDevice>(
+          MakeMemoryDevice(name, (extents + 1) * kExtentBytes), own));
+    }
+    Open();
+  }
+
+  static std::vector<MapRun> Runs(const Geometry& g) {
+    std::vector<MapRun> runs;
+    const uint64_t extents = g.extents_per_column();
+    for (uint32_t c = 0; c < g.columns(); ++c) {
+      for (uint32_t l = 0; l < g.legs(); ++l) {
+        for (uint64_t e = 0; e < extents; ++e) {
+          runs.push_back({.column = c,
+                          .leg = l,
+                          .first = ExtentIndex(e),
+                          .count = 1,
+                          .device = DeviceIndex(static_cast<uint16_t>(c * g.legs() + l)),
+                          .unit = DeviceUnit((extents - e) * kSmallPerExtent)});
+        }
+      }
+    }
+    return runs;
+  }
+
+  // Anew, on the same devices and with what the authority knows.
+  void Open() {
+    volume.reset();
+    std::vector<std::unique_ptr<BlockDevice>> borrowed;
+    for (auto& device : devices) borrowed.push_back(BorrowDevice(device.get()));
+    volume =
+        Volume::Open(geometry, authority.runs(), std::move(borrowed), &authority, false).value();
+  }
+
+  // What one leg holds of a volume range, stale or not.
+  std::string LegBytes(uint32_t leg, uint64_t offset, uint64_t length) {
+    std::string bytes(length, '\0');
+    ForEachPiece(geometry, offset, length, [&](const Piece& piece) {
+      const uint64_t extents = geometry.extents_per_column();
+      const uint64_t extent = piece.place.offset / kExtentBytes;
+      FaultyDevice& device = *devices[piece.place.column * geometry.legs() + leg];
+      EXPECT_TRUE(device
+                      .Read((extents - extent) * kExtentBytes + piece.place.offset % kExtentBytes,
+                            absl::MakeSpan(&bytes[piece.volume_offset - offset], piece.length))
+                      .ok());
+      return true;
+    });
+    return bytes;
+  }
+
+  const Geometry geometry;
+  FakeAuthority authority;
+  std::vector<std::unique_ptr<FaultyDevice>> devices;
+  std::unique_ptr<Volume> volume;
+};
+
+}  // namespace braid
+
+#endif  // BRAID_LIB_VOLUME_VOLUME_FIXTURE_H_

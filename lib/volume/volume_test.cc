@@ -1,0 +1,373 @@
+#include "lib/volume/volume.h"
+
+#include <cerrno>
+#include <string>
+#include <thread>
+
+#include "absl/synchronization/notification.h"
+#include "gtest/gtest.h"
+#include "lib/base/errno_status.h"
+#include "lib/volume/volume_fixture.h"
+
+namespace braid {
+namespace {
+
+constexpr uint64_t kSize = 3 * kExtentBytes + 5 * kSectorBytes;
+constexpr Shape kLinear{"linear", 1, 1};
+constexpr Shape kMirror{"mirrored2", 1, 2};
+constexpr Shape kMirror3{"mirrored3", 1, 3};
+constexpr Shape kStripedMirrors{"striped_mirrors2x2", 2, 2};
+
+std::string Pattern(uint64_t length, uint64_t salt) {
+  std::string bytes(length, '\0');
+  for (uint64_t i = 0; i < length; ++i) {
+    bytes[i] = static_cast<char>((i * 131 + (i >> 9) * 17 + salt * 71) >> 3);
+  }
+  return bytes;
+}
+
+std::string ReadBack(Volume& volume, uint64_t offset, uint64_t length) {
+  std::string bytes(length, 'x');
+  absl::Status s = volume.Read(offset, absl::MakeSpan(bytes));
+  EXPECT_TRUE(s.ok()) << s;
+  return bytes;
+}
+
+class VolumeOfEachShape : public testing::TestWithParam<Shape> {};
+INSTANTIATE_TEST_SUITE_P(Shapes, VolumeOfEachShape, testing::ValuesIn(kShapes),
+                         [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST_P(VolumeOfEachShape, GivesBackWhatWasWrittenAcrossStripesAndExtents) {
+  VolumeFixture f(GetParam(), kSize);
+  EXPECT_EQ(ReadBack(*f.volume, 0, kSize), std::string(kSize, '\0'));
+  const std::string all = Pattern(kSize, 1);
+  ASSERT_TRUE(f.volume->Write(0, all, false).ok());
+  EXPECT_TRUE(ReadBack(*f.volume, 0, kSize) == all);
+  // A range that begins and ends inside stripes and spans an extent boundary.
+  const uint64_t offset = kExtentBytes - 3 * kSectorBytes;
+  const std::string part = Pattern(40 * kKiB + kSectorBytes, 2);
+  ASSERT_TRUE(f.volume->Write(offset, part, true).ok());
+  std::string expected = all;
+  expected.replace(offset, part.size(), part);
+  EXPECT_TRUE(ReadBack(*f.volume, 0, kSize) == expected);
+  for (uint32_t leg = 0; leg < f.geometry.legs(); ++leg) {
+    EXPECT_TRUE(f.LegBytes(leg, 0, kSize) == expected) << "leg " << leg;
+  }
+  EXPECT_TRUE(f.volume->Flush().ok());
+}
+
+TEST_P(VolumeOfEachShape, ZeroesAndTrimsExactlyTheRangeOnEveryLeg) {
+  VolumeFixture f(GetParam(), kSize);
+  std::string expected = Pattern(kSize, 3);
+  ASSERT_TRUE(f.volume->Write(0, expected, false).ok());
+  const auto zero = [&](uint64_t offset, uint64_t length) {
+    expected.replace(offset, length, length, '\0');
+  };
+  ASSERT_TRUE(f.volume->Zero(5 * kSectorBytes, 50 * kKiB, {}).ok());
+  zero(5 * kSectorBytes, 50 * kKiB);
+  ASSERT_TRUE(f.volume->Zero(kExtentBytes - 512, 1024, {.fua = true, .may_trim = true}).ok());
+  zero(kExtentBytes - 512, 1024);
+  EXPECT_TRUE(ReadBack(*f.volume, 0, kSize) == expected);
+  // A trim may or may not zero; around it nothing changes, and legs agree.
+  ASSERT_TRUE(f.volume->Trim(kExtentBytes, 64 * kKiB, false).ok());
+  const std::string after = ReadBack(*f.volume, 0, kSize);
+  EXPECT_TRUE(after.substr(0, kExtentBytes) == expected.substr(0, kExtentBytes));
+  EXPECT_TRUE(after.substr(kExtentBytes + 64 * kKiB) == expected.substr(kExtentBytes + 64 * kKiB));
+  for (uint32_t leg = 0; leg < f.geometry.legs(); ++leg) {
+    EXPECT_TRUE(f.LegBytes(leg, 0, kSize) == after) << "leg " << leg;
+  }
+}
+
+TEST_P(VolumeOfEachShape, TellsExtentsThatCoverTheRange) {
+  VolumeFixture f(GetParam(), kSize);
+  ASSERT_TRUE(f.volume->Write(kExtentBytes, Pattern(kSectorBytes, 1), false).ok());
+  const uint64_t offset = 7 * kSectorBytes, length = kSize - 9 * kSectorBytes;
+  uint64_t at = offset;
+  bool written_is_data = false;
+  ASSERT_TRUE(f.volume
+                  ->Extents(offset, length,
+                            [&](uint64_t o, uint64_t l, bool hole) {
+                              EXPECT_EQ(o, at);
+                              at += l;
+                              if (o <= kExtentBytes && kExtentBytes < o + l)
+                                written_is_data = !hole;
+                              return true;
+                            })
+                  .ok());
+  EXPECT_EQ(at, offset + length);
+  EXPECT_TRUE(written_is_data);
+  int calls = 0;
+  ASSERT_TRUE(f.volume->Extents(0, kSize, [&](auto...) { return ++calls < 1; }).ok());
+  EXPECT_EQ(calls, 1);
+}
+
+TEST_P(VolumeOfEachShape, RefusesRangesPastItsEndAndTakesEmptyOnes) {
+  VolumeFixture f(GetParam(), kSize);
+  std::string bytes(kSectorBytes, 'x');
+  for (uint64_t offset : {kSize, kSize - 1, UINT64_MAX, UINT64_MAX - 511}) {
+    EXPECT_EQ(f.volume->Read(offset, absl::MakeSpan(bytes)).code(), absl::StatusCode::kOutOfRange);
+    EXPECT_EQ(f.volume->Write(offset, bytes, false).code(), absl::StatusCode::kOutOfRange);
+    EXPECT_EQ(f.volume->Zero(offset, 512, {}).code(), absl::StatusCode::kOutOfRange);
+    EXPECT_EQ(f.volume->Trim(offset, 512, false).code(), absl::StatusCode::kOutOfRange);
+    EXPECT_EQ(f.volume->Cache(offset, 512).code(), absl::StatusCode::kOutOfRange);
+  }
+  EXPECT_TRUE(f.volume->Write(kSize, {}, false).ok());
+  EXPECT_TRUE(f.volume->Read(0, {}).ok());
+  EXPECT_TRUE(f.volume->Zero(kSize, 0, {}).ok());
+}
+
+TEST(Volume, OpensOnlyOnAMapWithoutGapsOverlapsOrPlacesPastADevice) {
+  const Geometry g = Geometry::Make(kSize, 1, 0, 2).value();
+  const auto open = [&](std::vector<MapRun> runs, uint64_t device_bytes) {
+    std::vector<std::unique_ptr<BlockDevice>> devices;
+    for (int i = 0; i < 2; ++i) devices.push_back(MakeMemoryDevice("d", device_bytes));
+    FakeAuthority authority(runs);
+    return Volume::Open(g, runs, std::move(devices), &authority, false).status().code();
+  };
+  const std::vector<MapRun> good = VolumeFixture::Runs(g);
+  constexpr uint64_t kEnough = 5 * kExtentBytes;
+  EXPECT_EQ(open(good, kEnough), absl::StatusCode::kOk);
+  EXPECT_EQ(open(good, kEnough - 1), absl::StatusCode::kInvalidArgument);
+  auto bad = good;
+  bad.pop_back();
+  EXPECT_EQ(open(bad, kEnough), absl::StatusCode::kInvalidArgument);
+  bad = good;
+  bad.push_back(good[0]);
+  EXPECT_EQ(open(bad, kEnough), absl::StatusCode::kInvalidArgument);
+  bad = good;
+  bad[0].device = DeviceIndex(2);
+  EXPECT_EQ(open(bad, kEnough), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Volume, TakesNoChangeWhenReadOnly) {
+  VolumeFixture f(kMirror, kSize);
+  std::vector<std::unique_ptr<BlockDevice>> borrowed;
+  for (auto& device : f.devices) borrowed.push_back(BorrowDevice(device.get()));
+  auto volume =
+      Volume::Open(f.geometry, f.authority.runs(), std::move(borrowed), &f.authority, true).value();
+  EXPECT_EQ(ErrnoOf(volume->Write(0, Pattern(512, 1), false)), EROFS);
+  EXPECT_EQ(ErrnoOf(volume->Zero(0, 512, {})), EROFS);
+  EXPECT_EQ(ErrnoOf(volume->Trim(0, 512, false)), EROFS);
+  EXPECT_TRUE(volume->Flush().ok());
+  EXPECT_EQ(ReadBack(*volume, 0, 512), std::string(512, '\0'));
+}
+
+TEST(Volume, SpreadsReadsOverLegs) {
+  VolumeFixture f(kMirror, 64 * kMiB);
+  for (uint64_t i = 0; i < 64; ++i) ReadBack(*f.volume, i * kMiB, 4096);
+  EXPECT_EQ(f.devices[0]->counters().submitted_of(IoKind::kRead), 32u);
+  EXPECT_EQ(f.devices[1]->counters().submitted_of(IoKind::kRead), 32u);
+}
+
+TEST(Volume, ReadsFromAnotherLegWhenOneFails) {
+  VolumeFixture f(kMirror3, kSize);
+  const std::string all = Pattern(kSize, 1);
+  ASSERT_TRUE(f.volume->Write(0, all, false).ok());
+  f.devices[0]->Die();
+  f.devices[2]->Die();
+  EXPECT_TRUE(ReadBack(*f.volume, 0, kSize) == all);
+  // A read that failed says nothing about what was written.
+  EXPECT_EQ(f.authority.asked(), 0);
+  f.devices[1]->Die();
+  std::string bytes(512, 'x');
+  EXPECT_EQ(ErrnoOf(f.volume->Read(0, absl::MakeSpan(bytes))), EIO);
+}
+
+TEST(Volume, AnswersAWriteThatALegMissedOnlyOnceTheLegIsStale) {
+  VolumeFixture f(kMirror, kSize);
+  f.devices[0]->Die();
+  f.authority.HoldUp(true);
+  absl::Notification done;
+  std::thread writer([&] {
+    EXPECT_TRUE(f.volume->Write(0, Pattern(kSize, 1), false).ok());
+    done.Notify();
+  });
+  f.authority.AwaitAsked();
+  EXPECT_FALSE(done.WaitForNotificationWithTimeout(absl::Milliseconds(30)));
+  f.authority.HoldUp(false);
+  writer.join();
+  // Back with its old bytes, the device must not be read, nor written.
+  f.devices[0]->Revive();
+  EXPECT_TRUE(ReadBack(*f.volume, 0, kSize) == Pattern(kSize, 1));
+  ASSERT_TRUE(f.volume->Write(0, Pattern(kSize, 2), false).ok());
+  EXPECT_TRUE(f.LegBytes(0, 0, kSize) == std::string(kSize, '\0'));
+  EXPECT_EQ(f.authority.asked(), 1);
+  f.Open();
+  EXPECT_TRUE(ReadBack(*f.volume, 0, kSize) == Pattern(kSize, 2));
+}
+
+TEST(Volume, HoldsReadsOfARangeThatAFailingWriteLeavesOpen) {
+  VolumeFixture f(kMirror, kSize);
+  f.devices[1]->Die();
+  f.authority.HoldUp(true);
+  std::thread writer([&] { EXPECT_TRUE(f.volume->Write(0, Pattern(4096, 1), false).ok()); });
+  f.authority.AwaitAsked();
+  absl::Notification read;
+  std::thread reader([&] {
+    EXPECT_TRUE(ReadBack(*f.volume, 0, 512) == Pattern(512, 1));
+    read.Notify();
+  });
+  // Elsewhere life goes on.
+  EXPECT_EQ(ReadBack(*f.volume, 8192, 512), std::string(512, '\0'));
+  EXPECT_FALSE(read.WaitForNotificationWithTimeout(absl::Milliseconds(30)));
+  f.authority.HoldUp(false);
+  writer.join();
+  reader.join();
+}
+
+TEST(Volume, NeverMakesTheLastCopyStale) {
+  VolumeFixture f(kMirror, kSize);
+  ASSERT_TRUE(f.volume->Write(0, Pattern(kSize, 1), false).ok());
+  f.devices[0]->Die();
+  f.devices[1]->AddFault({.kinds = {IoKind::kWrite}, .count = 1, .error = EIO});
+  EXPECT_EQ(ErrnoOf(f.volume->Write(0, Pattern(512, 2), false)), EIO);
+  uint64_t in_sync = 0;
+  for (const MapRun& run : f.authority.runs()) {
+    if (!run.stale) {
+      in_sync += run.count;
+      EXPECT_EQ(run.device, DeviceIndex(1));
+    }
+  }
+  EXPECT_EQ(in_sync, f.geometry.rows());
+  // The client knows of the failed write; the rest is there, and writes go on.
+  EXPECT_TRUE(ReadBack(*f.volume, 512, kSize - 512) == Pattern(kSize, 1).substr(512));
+  EXPECT_TRUE(f.volume->Write(0, Pattern(512, 3), false).ok());
+  EXPECT_TRUE(ReadBack(*f.volume, 0, 512) == Pattern(512, 3));
+}
+
+TEST(Volume, GoesOnWithOneLegOfEachColumn) {
+  VolumeFixture f(kStripedMirrors, kSize);
+  const std::string all = Pattern(kSize, 1);
+  f.devices[0]->Die();
+  f.devices[3]->Die();
+  ASSERT_TRUE(f.volume->Write(0, all, true).ok());
+  EXPECT_TRUE(f.volume->Flush().ok());
+  EXPECT_TRUE(ReadBack(*f.volume, 0, kSize) == all);
+  EXPECT_TRUE(f.authority.faults().empty());
+}
+
+TEST(Volume, TakesALegWhoseFlushFailedAsStale) {
+  VolumeFixture f(kMirror, kSize);
+  ASSERT_TRUE(f.volume->Write(0, Pattern(kSize, 1), false).ok());
+  f.devices[1]->AddFault({.kinds = {IoKind::kFlush}, .count = 1});
+  EXPECT_TRUE(f.volume->Flush().ok());
+  EXPECT_EQ(f.authority.asked(), 1);
+  const uint64_t flushes = f.devices[1]->counters().submitted_of(IoKind::kFlush);
+  EXPECT_TRUE(f.volume->Flush().ok());
+  EXPECT_EQ(f.devices[1]->counters().submitted_of(IoKind::kFlush), flushes) << "tried again";
+}
+
+TEST(Volume, FailsLoudlyAndForGoodWhenAnOnlyCopyCannotBeFlushed) {
+  for (const Shape& shape : {kLinear, kMirror}) {
+    for (bool by_fua : {false, true}) {
+      VolumeFixture f(shape, kSize);
+      ASSERT_TRUE(f.volume->Write(0, Pattern(kSize, 1), false).ok());
+      for (auto& device : f.devices) {
+        device->AddFault(
+            {.kinds = {by_fua ? IoKind::kWrite : IoKind::kFlush}, .count = 1, .error = EIO});
+      }
+      const absl::Status s = by_fua ? f.volume->Write(0, Pattern(512, 2), true) : f.volume->Flush();
+      EXPECT_EQ(ErrnoOf(s), EIO) << shape.name;
+      ASSERT_EQ(f.authority.faults().size(), 1u);
+      EXPECT_NE(f.authority.faults()[0].find("only copy"), std::string::npos);
+      // The device would say yes now; what it dropped is gone all the same.
+      EXPECT_EQ(ErrnoOf(f.volume->Flush()), EIO);
+      EXPECT_EQ(ErrnoOf(f.volume->Write(0, Pattern(512, 3), false)), EIO);
+      EXPECT_TRUE(ReadBack(*f.volume, 512, 512) == Pattern(kSize, 1).substr(512, 512));
+      EXPECT_EQ(f.authority.faults().size(), 1u) << "reported once";
+    }
+  }
+}
+
+TEST(Volume, StopsWhenStalenessCannotBeRecorded) {
+  VolumeFixture f(kMirror, kSize);
+  f.devices[0]->Die();
+  f.authority.Refuse(absl::FailedPreconditionError("epoch 3 is over"));
+  const absl::Status s = f.volume->Write(0, Pattern(512, 1), false);
+  EXPECT_EQ(ErrnoOf(s), EIO);
+  EXPECT_NE(s.message().find("epoch 3 is over"), absl::string_view::npos);
+  f.devices[0]->Revive();
+  std::string bytes(512, 'x');
+  EXPECT_FALSE(f.volume->Read(0, absl::MakeSpan(bytes)).ok());
+  EXPECT_FALSE(f.volume->Write(0, bytes, false).ok());
+  EXPECT_FALSE(f.volume->Flush().ok()) << "a clean end would hide that the legs differ";
+}
+
+TEST(Volume, BeginsDegradedWithoutADevice) {
+  VolumeFixture f(kMirror, kSize);
+  ASSERT_TRUE(f.volume->Write(0, Pattern(kSize, 1), false).ok());
+  std::vector<std::unique_ptr<BlockDevice>> devices;
+  devices.push_back(MakeMissingDevice("d0", f.devices[0]->traits().size_bytes));
+  devices.push_back(BorrowDevice(f.devices[1].get()));
+  auto volume =
+      Volume::Open(f.geometry, f.authority.runs(), std::move(devices), &f.authority, false).value();
+  EXPECT_TRUE(ReadBack(*volume, 0, kSize) == Pattern(kSize, 1));
+  EXPECT_EQ(f.authority.asked(), 0);
+  ASSERT_TRUE(volume->Write(0, Pattern(512, 2), false).ok());
+  EXPECT_EQ(f.authority.asked(), 1);
+}
+
+TEST(Volume, FinishesTheSlowWayWhenALegCannotZeroFast) {
+  VolumeFixture f(kMirror, kSize);
+  ASSERT_TRUE(f.volume->Write(0, Pattern(kSize, 1), false).ok());
+  f.devices[1]->AddFault({.kinds = {IoKind::kZero}, .count = 1, .error = EOPNOTSUPP});
+  ASSERT_TRUE(f.volume->Zero(0, 64 * kKiB, {.only_fast = true}).ok());
+  EXPECT_EQ(f.authority.asked(), 0);
+  for (uint32_t leg = 0; leg < 2; ++leg) {
+    EXPECT_EQ(f.LegBytes(leg, 0, 64 * kKiB), std::string(64 * kKiB, '\0'));
+  }
+}
+
+TEST(Volume, HasAllLegsOfAWriteInFlightAtOnce) {
+  VolumeFixture f(kMirror3, kSize, {.threads = 1});
+  for (auto& device : f.devices) device->Pause();
+  std::thread writer([&] { EXPECT_TRUE(f.volume->Write(0, Pattern(4096, 1), false).ok()); });
+  for (auto& device : f.devices) device->AwaitPaused(1);
+  for (auto& device : f.devices) device->Resume();
+  writer.join();
+}
+
+// What a read returns every leg must have: should the leg it came from be lost right after,
+// the others must not give an older answer.
+TEST(Volume, ReturnsNothingOfAWriteThatSomeLegDoesNotHaveYet) {
+  for (bool read_first : {false, true}) {
+    VolumeFixture f(kMirror, kSize, {.threads = 1});
+    for (auto& device : f.devices) device->Pause();
+    absl::Notification read_done;
+    const auto read = [&] {
+      ReadBack(*f.volume, 0, 512);
+      read_done.Notify();
+    };
+    std::thread reader;
+    if (read_first) {
+      reader = std::thread(read);
+      f.devices[0]->AwaitPaused(1);
+    }
+    std::thread writer([&] { EXPECT_TRUE(f.volume->Write(0, Pattern(512, 1), false).ok()); });
+    f.devices[0]->AwaitPaused(read_first ? 2 : 1);
+    f.devices[1]->AwaitPaused(1);
+    f.devices[0]->Resume();
+    if (!read_first) reader = std::thread(read);
+    EXPECT_FALSE(read_done.WaitForNotificationWithTimeout(absl::Milliseconds(50)));
+    f.devices[1]->Resume();
+    writer.join();
+    reader.join();
+  }
+}
+
+TEST(Volume, LetsWritesThatDoNotOverlapRunTogetherAndOthersInTurn) {
+  VolumeFixture f(kMirror, kSize, {.threads = 1});
+  for (auto& device : f.devices) device->Pause();
+  std::thread a([&] { EXPECT_TRUE(f.volume->Write(0, Pattern(4096, 1), false).ok()); });
+  std::thread b([&] { EXPECT_TRUE(f.volume->Write(4096, Pattern(4096, 2), false).ok()); });
+  for (auto& device : f.devices) device->AwaitPaused(2);
+  std::thread c([&] { EXPECT_TRUE(f.volume->Write(2048, Pattern(4096, 3), false).ok()); });
+  absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_EQ(f.devices[0]->counters().submitted_of(IoKind::kWrite), 2u);
+  for (auto& device : f.devices) device->Resume();
+  for (std::thread* t : {&a, &b, &c}) t->join();
+  EXPECT_TRUE(ReadBack(*f.volume, 2048, 4096) == Pattern(4096, 3));
+}
+
+}  // namespace
+}  // namespace braid

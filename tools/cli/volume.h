@@ -1,0 +1,31 @@
+// How volumes are shown, for `volume`, `status` and `explain`.
+#ifndef BRAID_TOOLS_CLI_VOLUME_H_
+#define BRAID_TOOLS_CLI_VOLUME_H_
+
+#include <string>
+#include <vector>
+
+#include "braid/v1/volume.pb.h"
+#include "tools/cli/table.h"
+
+namespace braid::cli {
+
+Table VolumeTable(const std::vector<const v1::Volume*>& volumes);
+
+// "striped over 4 in units of 64K, 2 copies"
+std::string Shape(const v1::Volume& volume);
+
+// "ready", "preparing 45%"
+std::string StateText(const v1::Volume& volume);
+
+// "attached on n1 (pid 12)", "ended uncleanly on n1", "-"
+std::string AttachmentText(const v1::Attachment& attachment);
+
+Tone HealthTone(v1::VolumeHealth health);
+
+// 0 to 100, rounded down: 100 only when all of it is done.
+int Percent(uint64_t done, uint64_t all);
+
+}  // namespace braid::cli
+
+#endif  // BRAID_TOOLS_CLI_VOLUME_H_

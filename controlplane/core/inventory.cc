@@ -251,6 +251,7 @@ std::vector<PoolUse> Inventory::ListPools() const {
     pool.largest_free_bytes = std::max(pool.largest_free_bytes, use.largest_free_bytes);
   }
   std::vector<PoolUse> all;
+  all.reserve(pools.size());
   for (auto& [device_class, pool] : pools) all.push_back(std::move(pool));
   return all;
 }

@@ -68,8 +68,10 @@ class Braidd {
       _exit(127);
     }
     writer.Reset();
+    std::string line;
     char byte = 0;
-    while (read(reader.get(), &byte, 1) == 1) line_ += byte;
+    while (read(reader.get(), &byte, 1) == 1 && byte != '\n') line += byte;
+    EXPECT_EQ(line.rfind("braidd: ready", 0), 0U) << line;
   }
   ~Braidd() { Kill(); }
   void Kill() {
@@ -81,7 +83,6 @@ class Braidd {
 
  private:
   pid_t pid_ = -1;
-  std::string line_;
 };
 
 class CrashTest : public testing::Test {
@@ -184,7 +185,9 @@ class CrashTest : public testing::Test {
     }
     for (auto& [name, what] : known) {
       const bool is_there = found.contains(name);
-      if (what != Known::kEither) EXPECT_EQ(is_there, what == Known::kThere) << name;
+      if (what != Known::kEither) {
+        EXPECT_EQ(is_there, what == Known::kThere) << name;
+      }
       what = is_there ? Known::kThere : Known::kGone;
     }
     uint64_t owned = 0;

@@ -18,10 +18,10 @@ namespace braid {
 
 class SyncHandles {
  public:
-  // As many at first as nbdkit has threads by default; more are opened as they are
-  // needed. Only a sync that opens its own while another is being told of an error can
-  // miss it then.
-  static constexpr int kReady = 16;
+  // At first; more are opened as syncs meet. Few, for a striped volume has hundreds of
+  // devices. A sync that opens its own in the moment between another's being told of an
+  // error and noting it can still miss it.
+  static constexpr int kReady = 4;
 
   // `fd` is open for writing and outlives this.
   explicit SyncHandles(int fd);

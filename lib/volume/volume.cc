@@ -325,7 +325,7 @@ absl::Status Volume::Flush() {
 absl::Status Volume::RetireDevice(DeviceIndex device, int error) {
   Slot& slot = slots_[device.value()];
   slot.suspect.store(true, std::memory_order_relaxed);
-  absl::MutexLock l(&retire_mu_);
+  MutexLock l(&retire_mu_);
   // What could become stale on this device did when it was first retired, and nothing
   // comes back into sync while the volume is open.
   if (retired_[device.value()]) return absl::OkStatus();

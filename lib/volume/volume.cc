@@ -13,7 +13,8 @@ namespace braid {
 
 absl::StatusOr<std::unique_ptr<Volume>> Volume::Open(
     const Geometry& geometry, const std::vector<MapRun>& runs,
-    std::vector<std::unique_ptr<BlockDevice>> devices, LegAuthority* authority, bool read_only) {
+    std::vector<std::unique_ptr<BlockDevice>> devices, LegAuthority* authority,
+    AttachmentJournal* journal, bool read_only) {
   absl::StatusOr<std::unique_ptr<PageTable>> map = PageTable::Create(geometry);
   if (!map.ok()) return map.status();
   uint64_t rows = 0;
@@ -36,16 +37,17 @@ absl::StatusOr<std::unique_ptr<Volume>> Volume::Open(
                                                    geometry.rows() * geometry.legs()));
   }
   auto volume = std::unique_ptr<Volume>(
-      new Volume(*std::move(map), std::move(devices), authority, read_only));
+      new Volume(*std::move(map), std::move(devices), authority, journal, read_only));
   volume->ApplyRuns(runs);
   return volume;
 }
 
 Volume::Volume(std::unique_ptr<PageTable> map, std::vector<std::unique_ptr<BlockDevice>> devices,
-               LegAuthority* authority, bool read_only)
+               LegAuthority* authority, AttachmentJournal* journal, bool read_only)
     : map_(std::move(map)),
       slots_(devices.size()),
       authority_(authority),
+      journal_(map_->geometry().legs() > 1 ? journal : nullptr),
       read_only_(read_only),
       retired_(devices.size(), false) {
   for (size_t i = 0; i < devices.size(); ++i) {
@@ -232,9 +234,13 @@ absl::Status Volume::Change(const DeviceIo& request, uint64_t offset, absl::Span
   if (!mirrored()) return ChangeHeld(request, offset, data);
 
   RangeLock::Hold hold(ranges_, offset, request.length, RangeLock::Mode::kExclusive);
+  AttachmentJournal::Write note(journal_, offset, request.length);
   writes_begun_.fetch_add(1);
   absl::Status s = ChangeHeld(request, offset, data);
   writes_ended_.fetch_add(1);
+  // Legs that differ and could not be recorded as such are the next holder's to settle.
+  if (stopped_.load(std::memory_order_relaxed)) [[unlikely]]
+    note.Keep();
   return s;
 }
 
@@ -320,15 +326,49 @@ absl::Status Volume::Flush() {
   return absl::OkStatus();
 }
 
+// ------------------------------------------------------------------ after a death
+
+absl::Status Volume::Settle(const AttachmentJournal::Past& past) {
+  if (!mirrored()) return absl::OkStatus();
+  for (DeviceIndex device : past.doubted) {
+    if (device.value() >= slots_.size()) {
+      return absl::DataLossError("the journal doubts a device that the volume does not have");
+    }
+    if (absl::Status s = RetireDevice(device, EIO); !s.ok()) return s;
+  }
+  // A read returns nothing of a write in flight, so nobody has seen any of these bytes and
+  // each leg's are as good as the others'.
+  std::string bytes;
+  for (const AttachmentJournal::Range& range : past.writes) {
+    if (range.length == 0 || !RangeFits(range.offset, range.length, geometry().size_bytes())) {
+      return absl::DataLossError("the journal notes a write outside the volume");
+    }
+    for (uint64_t done = 0; done < range.length;) {
+      bytes.resize(std::min(range.length - done, kMiB));
+      const uint64_t offset = range.offset + done;
+      if (absl::Status s = Read(offset, absl::MakeSpan(bytes)); !s.ok()) return s;
+      if (absl::Status s = Write(offset, bytes, false); !s.ok()) return s;
+      done += bytes.size();
+    }
+  }
+  return absl::OkStatus();
+}
+
 // -------------------------------------------------------------------------- failures
 
 absl::Status Volume::RetireDevice(DeviceIndex device, int error) {
   Slot& slot = slots_[device.value()];
   slot.suspect.store(true, std::memory_order_relaxed);
+  // Before waiting for others that retire: should the process die meanwhile, the next one
+  // must know not to trust the device.
+  if (journal_ != nullptr) journal_->Doubt(device);
   absl::MutexLock l(&retire_mu_);
   // What could become stale on this device did when it was first retired, and nothing
   // comes back into sync while the volume is open.
-  if (retired_[device.value()]) return absl::OkStatus();
+  if (retired_[device.value()]) {
+    if (journal_ != nullptr) journal_->Settled(device);
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::vector<MapRun>> runs =
       authority_->MarkStale(device, absl::StrCat(slot.device->name(), ": ", strerror(error)));
   if (!runs.ok()) {
@@ -341,6 +381,7 @@ absl::Status Volume::RetireDevice(DeviceIndex device, int error) {
   }
   ApplyRuns(*runs);
   retired_[device.value()] = true;
+  if (journal_ != nullptr) journal_->Settled(device);
   return absl::OkStatus();
 }
 

@@ -175,7 +175,7 @@ absl::Status AttachmentClient::KeepAsking(
     // At least a moment, so that a timeout of 0 asks once.
     context.set_deadline(
         absl::ToChronoTime(std::max(std::min(now + attempt, give_up), now + absl::Seconds(1))));
-    const absl::Status status = call(context);
+    absl::Status status = call(context);
     if (status.ok() || !again(status)) {
       if (remind != absl::InfinitePast())
         surroundings_.log(
@@ -199,7 +199,7 @@ absl::Status AttachmentClient::Prepare(absl::Time give_up) {
   braid::v1::PrepareAttachmentRequest request;
   request.set_volume(options_.volume);
   braid::v1::PrepareAttachmentResponse response;
-  const absl::Status status =
+  absl::Status status =
       KeepAsking(give_up, kAttempt, NoAnswer, "waiting for it", [&](grpc::ClientContext& context) {
         return FromGrpc(stub_->PrepareAttachment(&context, request, &response));
       });
@@ -216,7 +216,8 @@ absl::Status AttachmentClient::Prepare(absl::Time give_up) {
 absl::Status AttachmentClient::Lock() {
   const absl::Time give_up = absl::Now() + kLockPatience;
   while (true) {
-    UniqueFd fd(open(lock_path_.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY));
+    UniqueFd fd(
+        open(lock_path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY, 0600));
     if (!fd.valid())
       return ErrnoStatus(errno, absl::StrCat("cannot open the lock file ", OneLine(lock_path_),
                                              "; run this on the control plane's machine, as a "
@@ -247,15 +248,15 @@ absl::Status AttachmentClient::Lock() {
 
 absl::Status AttachmentClient::Open(absl::Time give_up) {
   const std::string volume_id = attachment_.volume_id;
-  const absl::Status status = KeepAsking(give_up, kOpenAttempt, NoAnswer, "waiting for it",
-                                         [&](grpc::ClientContext& context) {
-                                           const absl::Status read = ReadGrant(context, volume_id);
-                                           // Granted, but not understood or not to the end. Nothing
-                                           // was written under this epoch, so it may end cleanly.
-                                           if (!read.ok() && attachment_.epoch.value() != 0)
-                                             (void)Close();
-                                           return read;
-                                         });
+  absl::Status status = KeepAsking(give_up, kOpenAttempt, NoAnswer, "waiting for it",
+                                   [&](grpc::ClientContext& context) {
+                                     absl::Status read = ReadGrant(context, volume_id);
+                                     // Granted, but not understood or not to the end. Nothing
+                                     // was written under this epoch, so it may end cleanly.
+                                     if (!read.ok() && attachment_.epoch.value() != 0)
+                                       (void)Close();
+                                     return read;
+                                   });
   if (NoAnswer(status))
     return absl::UnavailableError(absl::StrCat(
         "the control plane at ", options_.control, " stopped answering while it granted ",
@@ -285,8 +286,8 @@ absl::Status AttachmentClient::ReadGrant(grpc::ClientContext& context,
       expected = message.header().run_count();
       absl::StatusOr<Attachment> header = DecodeHeader(message.header());
       if (header.ok() && header->volume_id != volume_id) header = Impossible("another volume");
-      if (header.ok()) attachment_ = *std::move(header);
       bad = header.status();
+      if (header.ok()) attachment_ = *std::move(header);
     } else if (message.has_header()) {
       bad = Impossible("two headers");
     }
@@ -349,7 +350,7 @@ void AttachmentClient::ReportFault(absl::string_view what) {
   braid::v1::ReportFaultResponse response;
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + kFaultAttempt));
-  const absl::Status status = FromGrpc(stub_->ReportFault(&context, request, &response));
+  absl::Status status = FromGrpc(stub_->ReportFault(&context, request, &response));
   surroundings_.log(absl::StrCat("volume ", options_.volume, " has lost data: ", request.what()));
   if (!status.ok())
     surroundings_.log(absl::StrCat("the control plane could not be told of it (", status.message(),
@@ -369,7 +370,7 @@ absl::Status AttachmentClient::Close() {
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(give_up));
     context.set_wait_for_ready(true);
-    const absl::Status status = FromGrpc(stub_->CloseAttachment(&context, request, &response));
+    absl::Status status = FromGrpc(stub_->CloseAttachment(&context, request, &response));
     // Not surroundings_.sleep: at the end of the process it does not wait at all.
     if (!NoAnswer(status) || absl::Now() + kFirstPause >= give_up) return status;
     absl::SleepFor(kFirstPause);

@@ -245,12 +245,23 @@ TEST_F(AttachmentClientTest, LockHeldForAMomentByAProbeIsWaitedFor) {
   EXPECT_TRUE(client.ok()) << client.status();
 }
 
-TEST_F(AttachmentClientTest, LockFileThatIsMissingOrNoFileIsRefused) {
+TEST_F(AttachmentClientTest, LockFileIsMadeWhereThereIsNone) {
   StartServer();
   std::filesystem::remove(service_.lock_path);
-  EXPECT_TRUE(absl::IsNotFound(Take().status()));
+  const std::unique_ptr<AttachmentClient> client = MustTake();
+  ASSERT_NE(client, nullptr);
+  EXPECT_FALSE(LockIsFree());
+}
+
+TEST_F(AttachmentClientTest, LockThatNamesNoFileOfThisMachineIsRefused) {
+  StartServer();
+  std::filesystem::remove(service_.lock_path);
   std::filesystem::create_symlink("/etc/passwd", service_.lock_path);
   EXPECT_FALSE(Take().ok());
+  service_.lock_path = "/nowhere/lock";
+  EXPECT_TRUE(absl::IsNotFound(Take().status()));
+  service_.lock_path = "/dev/null";
+  EXPECT_TRUE(absl::IsFailedPrecondition(Take().status()));
   EXPECT_EQ(service_.opens, 0);
 }
 

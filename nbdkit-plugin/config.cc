@@ -125,7 +125,7 @@ absl::Status CompleteConfig(PluginConfig& config, const char* environment_contro
   if (!config.target.empty()) return absl::OkStatus();
   if (environment_control == nullptr || *environment_control == '\0')
     return SetOption(config, "control", kDefaultControl);
-  const absl::Status status = SetOption(config, "control", environment_control);
+  absl::Status status = SetOption(config, "control", environment_control);
   if (status.ok()) return status;
   return absl::InvalidArgumentError(absl::StrCat("in BRAID_CONTROL: ", status.message()));
 }

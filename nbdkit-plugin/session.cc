@@ -24,7 +24,7 @@ std::string Describe(const Attachment& attachment) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Session>> Session::Start(const PluginConfig& config,
-                                                        Surroundings surroundings) {
+                                                        const Surroundings& surroundings) {
   auto session = absl::WrapUnique(new Session);
   session->read_only_ = config.read_only;
   absl::StatusOr<std::unique_ptr<AttachmentClient>> client =
@@ -50,8 +50,8 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Start(const PluginConfig& conf
         Volume::Open(attachment.geometry, session->client_->runs(), std::move(opened.devices),
                      session->client_.get(), config.read_only);
     session->client_->DropRuns();
-    if (volume.ok()) session->volume_ = *std::move(volume);
     status = volume.status();
+    if (volume.ok()) session->volume_ = *std::move(volume);
   }
   if (!status.ok()) {
     // Nothing was written: a clean end.
@@ -71,7 +71,6 @@ bool Session::IsExport(absl::string_view name) const {
 
 absl::Status Session::Finish() {
   const absl::Status flushed = volume_->Flush();
-  volume_.reset();
   if (!flushed.ok())
     return absl::Status(flushed.code(), absl::StrCat("the last flush failed: ", flushed.message()));
   return client_->Close();

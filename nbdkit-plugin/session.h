@@ -20,7 +20,7 @@ class Session {
   // Takes the attachment and opens the volume. Starts threads: only after the fork.
   // When it fails nothing is held any more. Errors are one line for the operator.
   static absl::StatusOr<std::shared_ptr<Session>> Start(const PluginConfig& config,
-                                                        Surroundings surroundings);
+                                                        const Surroundings& surroundings);
 
   Volume& volume() { return *volume_; }
   ErrorLog& errors() { return errors_; }
@@ -32,8 +32,9 @@ class Session {
   // "site/name", or by "", the default.
   bool IsExport(absl::string_view name) const;
 
-  // The clean end: flushes, closes the devices, gives the attachment back. No request
-  // is under way and none comes after. An error tells why the end counts as unclean.
+  // The clean end: flushes and gives the attachment back. No request is under way and
+  // none comes after; the devices and the lock stay until the session is destroyed. An error tells
+  // why the end counts as unclean.
   absl::Status Finish();
 
  private:

@@ -76,7 +76,6 @@ class BadVolumeTest(unittest.TestCase):
     def test_layouts_the_devices_cannot_carry(self):
         self.refused(1, "volume", "create", "v", "--size", "16M", "--copies", "3")
         self.refused(1, "volume", "create", "v", "--size", "16M", "--copies", "5")
-        self.refused(1, "volume", "create", "v", "--size", "16M", "--copies", "2", "--stripes", "2")
         self.refused(1, "volume", "create", "v", "--size", "16M", "--class", "tape")
         self.refused(1, "volume", "create", "v", "--size", "16M", "--stripes", "100")
         # More than there is, though each device could be part of it.
@@ -140,7 +139,7 @@ class BadDeviceTest(unittest.TestCase):
                 with self.subTest(name):
                     self.refused(site, path)
             fresh = make_sparse(site.dir / "fresh", "256M")
-            for name in ("", LONG, "a/b", "a\nb"):
+            for name in (LONG, "a/b", "a\nb"):
                 with self.subTest(name=name):
                     self.refused(site, fresh, f"--name={name}")
             with self.subTest("name taken"):
@@ -168,6 +167,7 @@ class BadDeviceTest(unittest.TestCase):
                 point = site.mount(mounted)
                 self.refused(site, mounted, "--force")
                 site.unmount(point)
+                run(["losetup", "-d", mounted])
                 # Said loudly enough, it is taken.
                 site.add_device(image, "image", "ssd", "--force")
 

@@ -10,9 +10,9 @@ import subprocess
 import source_tree
 
 ROOT = source_tree.ROOT
-# Program -> the manual page a person asks for.
+# Program -> its manual page. That of braid(1) is printed by the program itself, and tested
+# beside it (tools/cli).
 PROGRAMS = {
-    "braid": "braid.1",
     "braidd": "braidd.8",
     "braid-attach": "braid-attach.8",
     "nbdkit-braid-plugin": "nbdkit-braid-plugin.1",

@@ -5,8 +5,9 @@ docs/ARCHITECTURE.md does not allow.
 The table there is the only place that says what may include what. Each row names folders
 and, in its last column, the rooms ("base", "core", "lib" for all of lib/, "all above")
 and the libraries ("RocksDB") they may include; remarks in brackets are for people. A room
-may always include itself, and Abseil with lib/base. Unit tests (x_test.cc, and x_fixture.h
-that they share) may further include GoogleTest, lib/testing, and what lib/testing may. The check tests itself first,
+may always include itself, and Abseil with lib/base. Unit tests (x_test.cc), what they share
+(x_fixture.h, x_example.h) and benchmarks (x_benchmark.cc) may further include GoogleTest,
+Google Benchmark, lib/testing, and what lib/testing may. The check tests itself first,
 on a copy of the tree with forbidden lines planted in it.
 """
 
@@ -40,7 +41,8 @@ PURE_ROOMS = ("lib/mapping", "lib/allocator")
 IMPURE_HEADERS = re.compile(
     r"^(thread|future|fstream|iostream|cstdio|stdio\.h|fcntl\.h|unistd\.h|pthread\.h"
     r"|netinet/.*|sys/(socket|stat|uio|file|ioctl)\.h)$")
-TEST_SUFFIXES = ("_test.cc", "_fixture.h", "_fixture.cc")
+TEST_LIBRARIES = {"GoogleTest", "Google Benchmark"}
+TEST_SUFFIXES = ("_test.cc", "_fixture.h", "_fixture.cc", "_example.h", "_benchmark.cc")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 
@@ -124,7 +126,7 @@ def what_header_is(path, quoted, file, root, table):
 def allowed_in(file, room, table):
     allowed = table[room]
     if allowed is not None and file.name.endswith(TEST_SUFFIXES):
-        allowed = allowed | (table.get("lib/testing") or set()) | {"GoogleTest"}
+        allowed = allowed | (table.get("lib/testing") or set()) | TEST_LIBRARIES
     return allowed
 
 
@@ -163,7 +165,7 @@ def check_meson(root, table):
         room = room_of(file, table)
         if room is None or table[room] is None:
             continue
-        allowed = table[room] | (table.get("lib/testing") or set()) | {"GoogleTest"}
+        allowed = table[room] | (table.get("lib/testing") or set()) | TEST_LIBRARIES
         text = re.sub(r"#.*", "", (root / file).read_text())
         for name in sorted(set(re.findall(r"\b\w+_dep\b", text))):
             what = owner.get(name)

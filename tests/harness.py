@@ -351,6 +351,9 @@ class Site:
         self._before = self._outside()
         self._served = 0
         self.braidd = None
+        # Registered before all else, so that it ends last, also after a restart.
+        self._stack.callback(
+            lambda: self.braidd and self.braidd.running() and self.braidd.stop())
         try:
             if start:
                 self.start_braidd()
@@ -368,9 +371,9 @@ class Site:
         return process
 
     def start_braidd(self, *extra):
-        self.braidd = self.start(
+        self.braidd = Process(
             [BRAIDD, "--data-dir", self.data_dir, "--site", self.name, "--listen", self.control,
-             "--run-dir", self.run_dir, *extra], "braidd")
+             "--run-dir", self.run_dir, *extra], self.dir / "braidd.log", env=self.environment)
 
         def ready():
             if not self.braidd.running():
@@ -540,17 +543,17 @@ class Site:
     def _end(self, failed):
         if failed:
             self._print_logs()
+            # What the test left half done may not end in good order; it need not.
+            self._sweep()
+            return
         problem = None
         try:
             self._stack.close()
         except BaseException as error:  # pylint: disable=broad-except
             problem = error
-            if not failed:
-                self._print_logs()
+            self._print_logs()
         left = self._leftovers()
         self._sweep()
-        if failed:
-            return
         if problem:
             raise problem
         if left:
@@ -570,6 +573,7 @@ class Site:
         return left
 
     def _sweep(self):
+        self._stack.pop_all()
         for pid in descendants():
             kill(pid)
         for point in reversed(mounts_below(self.dir)):

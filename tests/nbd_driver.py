@@ -27,8 +27,7 @@ class Driver:
         self.uri, self.size_bytes, self.random = uri, size_bytes, generator
         self.model = Model(size_bytes)
         self.units, self.max_sectors = units, max_sectors
-        self.mix_names = [name for name, _ in mix]
-        self.mix_weights = [weight for _, weight in mix]
+        self.mix = list(mix)
         self.hot = [generator.randrange(0, self.model.sector_count - hot_sectors)
                     for _ in range(2)]
         # One hot window lies across an extent's edge, where splits are.
@@ -51,6 +50,9 @@ class Driver:
             if handle.get_size() != self.size_bytes:
                 raise AssertionError(f"the server says {handle.get_size()} bytes, not "
                                      f"{self.size_bytes}")
+            # Not every device can; the model must not ask for what was not offered.
+            offered = {"trim": handle.can_trim(), "cache": handle.can_cache()}
+            self.mix = [(name, w) for name, w in self.mix if offered.get(name, True)]
             if len(self.handles) > 1 and not handle.can_multi_conn():
                 raise AssertionError("the server does not promise multi-conn")
 
@@ -73,7 +75,7 @@ class Driver:
 
     def submit(self, index):
         handle = self.handles[index]
-        kind = self.random.choices(self.mix_names, self.mix_weights)[0]
+        kind = self.random.choices(*zip(*self.mix))[0]
         self.counts[kind] = self.counts.get(kind, 0) + 1
         fua = nbd.CMD_FLAG_FUA if self.random.random() < 0.1 else 0
         if kind == "flush":
@@ -148,6 +150,8 @@ class Driver:
         for index, handle in enumerate(self.handles):
             if not self.in_flight[index]:
                 continue
+            if handle.aio_is_dead() or handle.aio_is_closed():
+                raise ConnectionLost("the server closed the connection")
             direction = handle.aio_get_direction()
             events = (select.POLLIN if direction & nbd.AIO_DIRECTION_READ else 0) | (
                 select.POLLOUT if direction & nbd.AIO_DIRECTION_WRITE else 0)

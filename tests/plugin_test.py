@@ -3,7 +3,7 @@
 tells clients of a volume, flags and errors of requests. That all bytes are right, for each
 layout and by tools of others, is for tools_test.py and model_test.py."""
 
-import errno
+import contextlib
 import os
 import re
 import shutil
@@ -27,7 +27,7 @@ class Server:
         self.process = site.start(
             ["nbdkit", "-f", "-U", self.socket, *flags, PLUGIN, f"volume={volume}",
              f"control={control or site.control}", *parameters], f"p{Server.count}")
-        self.uri = f"nbd+unix:///?socket={self.socket}"
+        self._handles = []
         if ready:
             self.connect().shutdown()
 
@@ -51,10 +51,18 @@ class Server:
         # The requests of these tests are meant to reach the plugin.
         handle.set_strict_mode(0)
         handle.connect_unix(str(self.socket))
+        self._handles.append(handle)
         return handle
 
+    def forget(self, handle):
+        """The handle is the caller's alone, to drop as rudely as it likes."""
+        self._handles.remove(handle)
+
     def end(self):
-        """SIGTERM: the clean end."""
+        """SIGTERM: the clean end. nbdkit 1.32 waits for its clients to leave."""
+        for handle in self._handles:
+            with contextlib.suppress(nbd.Error):
+                handle.shutdown()
         status = self.process.stop()
         if status != 0:
             raise Failure(f"nbdkit ended with {status}: {self.log()}")
@@ -170,7 +178,7 @@ class Lifetime(unittest.TestCase):
                 self.assertTrue(attachment["held"] and attachment["alive"])
                 self.assertEqual(attachment["pid"], server.process.pid)
                 server.end()
-                self.assertEqual(server.log(), "")
+                self.assertNotIn("uncleanly", server.log())
                 self.assertFalse(site.volume("v")["attachment"].get("held", False))
             self.assertEqual(staleness(site), set())
 
@@ -249,15 +257,21 @@ class Lifetime(unittest.TestCase):
                     self.assertEqual(server.process.wait(), -signal.SIGABRT, server.log())
                     ends += 1
                     server = Server(site)
-                handle = server.connect()
-                for i in range(64):
-                    handle.aio_pread(nbd.Buffer(256 * KIB), i * 256 * KIB % (16 * MIB))
+                try:
+                    handle = server.connect()
+                    for i in range(64):
+                        handle.aio_pread(nbd.Buffer(256 * KIB), i * 256 * KIB % (16 * MIB))
+                except (nbd.Error, Failure):  # it aborts over the client before
+                    server.process.wait()
+                    continue
+                server.forget(handle)
                 del handle  # closes the socket
                 time.sleep(0.01)
             print(f"nbdkit aborted {ends} times in 30", flush=True)
-            if not server.process.running():
-                server = Server(site)
+            server.process.kill()
+            server = Server(site)
             self.assertEqual(server.connect().pread(512, 0), b"safe" * 128)
+            server.end()
 
 
 class Devices(unittest.TestCase):
@@ -284,7 +298,8 @@ class Devices(unittest.TestCase):
             paths = site.create_layout("linear", size="16M", device_size="64M")
             os.rename(paths[0], site.dir / "away")
             lines = refused(site, f"control={site.control}")
-            self.assertIn("none of the devices", lines[-1])
+            self.assertEqual(len(lines), 1, lines)
+            self.assertIn("d1", lines[0])
             self.assertFalse(site.volume("v")["attachment"].get("held", False))
             os.rename(site.dir / "away", paths[0])
             Server(site).end()
@@ -343,9 +358,18 @@ class Devices(unittest.TestCase):
             handle = server.connect()
             site.kill_braidd()
             faulty.break_now()
-            handle.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"w" * 4096)), 0,
-                              flags=nbd.CMD_FLAG_FUA)
-            wait_until(lambda: handle.poll(50) and "a write waits for it" in server.log(), "a wait")
+            cookie = handle.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"w" * 4096)), 0,
+                                       flags=nbd.CMD_FLAG_FUA)
+
+            def waits():
+                handle.poll(50)
+                return "a write waits for it" in server.log()
+            wait_until(waits, "the write waits")
+            kill(server.process.pid, signal.SIGTERM)
+            with self.assertRaises(nbd.Error) as caught:
+                wait_until(lambda: handle.poll(100) * 0 or handle.aio_command_completed(cookie),
+                           "the write is answered")
+            self.assertEqual(caught.exception.errno, "EIO")
             server.end()
             self.assertIn("ends uncleanly", server.log())
             site.start_braidd()
@@ -366,13 +390,14 @@ class Exports(unittest.TestCase):
                 with self.assertRaises(nbd.Error) as caught:
                     server.connect(name)
                 self.assertEqual(caught.exception.errno, "ENOENT")
-            self.assertLess(len(server.log().splitlines()), 3)
+            self.assertEqual(server.log().count("there is no export"), 1)
             listing = nbd.NBD()
             listing.set_opt_mode(True)
             listing.connect_unix(str(server.socket))
             names = []
             listing.opt_list(lambda name, description: names.append((name, description)))
             self.assertEqual([name for name, _ in names], ["v"])
+            listing.opt_abort()
             handle = server.connect()
             for ability in ("can_flush", "can_fua", "can_trim", "can_zero", "can_fast_zero",
                             "can_multi_conn", "can_cache"):
@@ -444,26 +469,23 @@ class Requests(unittest.TestCase):
         self.assertEqual(other.pread(3, 0), b"one")
         other.flush()
 
-    def test_flush_and_fua_reach_every_device(self):
-        for layout, legs in (("linear", 1),):
-            handle = self.serve(layout, "16M", "64M")
-            trace = self.site.dir / "trace"
-            strace = self.site.start(["strace", "-f", "-y", "-o", trace, "-e",
-                                      "trace=fdatasync,fsync,pwritev2,pwrite64,pwritev",
-                                      "-p", self.server.process.pid], "strace")
-            wait_until(lambda: "attached" in strace.log.read_text(), "strace looks on")
-            handle.pwrite(b"a" * 4096, 0)
-            handle.pwrite(b"b" * 4096, 4096, nbd.CMD_FLAG_FUA)
-            handle.flush()
-            strace.stop()
-            calls = [line.partition(" ")[2].strip() for line in trace.read_text().splitlines()]
-            device = str(self.site.dir / "d1")
-            mine = [call for call in calls if device in call]
-            writes = [call for call in mine if call.startswith("pwrite")]
-            self.assertEqual(len(writes), 2 * legs, calls)
-            self.assertNotIn("DSYNC", writes[0])
-            self.assertTrue("RWF_DSYNC" in writes[1] or mine.index(writes[1]) + 1 < len(mine))
-            self.assertTrue(mine[-1].startswith("fdatasync"), calls)
+    def test_flush_and_fua_reach_the_device(self):
+        # Of one device; with several the requests go by io_uring, where strace sees none.
+        handle = self.serve("linear", "16M", "64M")
+        trace = self.site.dir / "trace"
+        strace = self.site.start(["strace", "-f", "-y", "-o", trace, "-e",
+                                  "trace=fdatasync,fsync,pwritev2,pwrite64,pwritev",
+                                  "-p", self.server.process.pid], "strace")
+        wait_until(lambda: "attached" in strace.log.read_text(), "strace looks on")
+        handle.pwrite(b"a" * 4096, 0)
+        handle.pwrite(b"b" * 4096, 4096, nbd.CMD_FLAG_FUA)
+        handle.flush()
+        strace.stop()
+        calls = [line.partition(" ")[2].strip() for line in trace.read_text().splitlines()]
+        plain, fua, *rest = [call for call in calls if str(self.site.dir / "d1") in call]
+        self.assertTrue(plain.startswith("pwrite") and "DSYNC" not in plain, calls)
+        self.assertTrue(fua.startswith("pwritev2") and "RWF_DSYNC" in fua, calls)
+        self.assertEqual([call.partition("(")[0] for call in rest], ["fdatasync"], calls)
 
 
 if __name__ == "__main__":

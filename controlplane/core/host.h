@@ -16,14 +16,20 @@
 
 namespace braid {
 
-// Two paths with equal identities lead to the same bytes.
+// What a path leads to, whatever the path.
 struct DeviceIdentity {
   bool is_block_device = false;
-  uint64_t major = 0;  // of the device number: its own, or of the file system it is on
-  uint64_t minor = 0;
-  uint64_t inode = 0;  // 0 for block devices
-  friend bool operator==(const DeviceIdentity&, const DeviceIdentity&) = default;
+  uint64_t number = 0;  // of the device: its own, or of the file system that a file is on
+  uint64_t inode = 0;   // 0 for block devices
+  uint64_t disk = 0;    // of block devices: the number of the whole disk, perhaps itself
 };
+
+// Whether they have bytes in common: the same, or a disk and a partition of it.
+inline bool Overlap(const DeviceIdentity& a, const DeviceIdentity& b) {
+  if (a.is_block_device != b.is_block_device) return false;
+  if (a.number == b.number && a.inode == b.inode) return true;
+  return a.is_block_device && (a.number == b.disk || b.number == a.disk);
+}
 
 // Every method is thread-safe; those that touch a device may take as long as it takes.
 class Host {

@@ -73,14 +73,14 @@ absl::Status Inventory::CheckNotInPool(const DeviceSpec& spec) const {
   for (const DeviceUse& use : state_.Devices()) {
     const DeviceRecord& other = *use.record;
     if (other.path == spec.path) {
-      return absl::AlreadyExistsError(
-          absl::StrCat(spec.path, " is in the pool already, as device '", other.name, "'"));
+      return absl::AlreadyExistsError(absl::StrCat(
+          spec.path, " is in the pool already, as device '", other.name, "'; give another device"));
     }
     absl::StatusOr<DeviceIdentity> its = state_.host().Identify(other.path);
-    if (its.ok() && *its == *identity) {
+    if (its.ok() && Overlap(*its, *identity)) {
       return absl::AlreadyExistsError(absl::StrCat(spec.path, " is the same device as ", other.path,
                                                    ", which is in the pool already as '",
-                                                   other.name, "'"));
+                                                   other.name, "'; give another device"));
     }
     if (other.name == spec.name) {
       return absl::AlreadyExistsError(absl::StrCat("a device '", spec.name,
@@ -251,6 +251,7 @@ std::vector<PoolUse> Inventory::ListPools() const {
     pool.largest_free_bytes = std::max(pool.largest_free_bytes, use.largest_free_bytes);
   }
   std::vector<PoolUse> all;
+  all.reserve(pools.size());
   for (auto& [device_class, pool] : pools) all.push_back(std::move(pool));
   return all;
 }

@@ -13,8 +13,8 @@
 namespace braid {
 namespace {
 
-MapRun Run(uint32_t column, uint32_t leg, uint64_t first, uint64_t count, uint16_t device,
-           uint64_t unit, bool stale = false) {
+MapRun MakeRun(uint32_t column, uint32_t leg, uint64_t first, uint64_t count, uint16_t device,
+               uint64_t unit, bool stale = false) {
   return {column, leg, ExtentIndex(first), count, DeviceIndex(device), DeviceUnit(unit), stale};
 }
 Geometry Mirror(uint64_t extents, uint32_t legs = 2) {
@@ -26,8 +26,8 @@ absl::Status Check(const Geometry& geometry, const std::vector<MapRun>& runs) {
 
 TEST(SweepMap, VisitsStretchesWhereNoLegChanges) {
   std::string seen;
-  const std::vector<MapRun> runs = {Run(0, 0, 0, 6, 0, 64), Run(0, 0, 6, 4, 2, 64),
-                                    Run(0, 1, 0, 4, 1, 64), Run(0, 1, 4, 6, 3, 64)};
+  const std::vector<MapRun> runs = {MakeRun(0, 0, 0, 6, 0, 64), MakeRun(0, 0, 6, 4, 2, 64),
+                                    MakeRun(0, 1, 0, 4, 1, 64), MakeRun(0, 1, 4, 6, 3, 64)};
   ASSERT_TRUE(SweepMap(Mirror(10), runs, [&](const MapStretch& s) {
                 absl::StrAppend(&seen, s.first.value(), "+", s.count, ":",
                                 s.legs[0]->device.value(), s.legs[1]->device.value(), " ");
@@ -38,33 +38,34 @@ TEST(SweepMap, VisitsStretchesWhereNoLegChanges) {
 
 TEST(SweepMap, RefusesMapsThatDoNotCoverEachExtentOnce) {
   const Geometry g = Mirror(4, 1);
-  EXPECT_TRUE(Check(g, {Run(0, 0, 0, 4, 0, 64)}).ok());
+  EXPECT_TRUE(Check(g, {MakeRun(0, 0, 0, 4, 0, 64)}).ok());
   const std::vector<std::vector<MapRun>> bad = {
       {},
-      {Run(0, 0, 0, 3, 0, 64)},                          // ends early
-      {Run(0, 0, 1, 3, 0, 64)},                          // begins late
-      {Run(0, 0, 0, 5, 0, 64)},                          // too long
-      {Run(0, 0, 0, 2, 0, 64), Run(0, 0, 3, 1, 0, 64)},  // a gap
-      {Run(0, 0, 0, 3, 0, 64), Run(0, 0, 2, 2, 1, 64)},  // overlap
-      {Run(0, 0, 0, 4, 0, 64), Run(0, 0, 0, 4, 1, 64)},  // twice
-      {Run(0, 0, 0, 4, 0, 64), Run(0, 1, 0, 4, 1, 64)},  // a leg too many
-      {Run(0, 0, 0, 4, 0, 64), Run(1, 0, 0, 4, 1, 64)},  // a column too many
-      {Run(0, 0, 2, 2, 0, 64), Run(0, 0, 0, 2, 0, 64)},  // out of order
-      {Run(0, 0, 0, 0, 0, 64), Run(0, 0, 0, 4, 0, 64)},  // empty
-      {Run(0, 0, 0, UINT64_MAX, 0, 64)},
+      {MakeRun(0, 0, 0, 3, 0, 64)},                              // ends early
+      {MakeRun(0, 0, 1, 3, 0, 64)},                              // begins late
+      {MakeRun(0, 0, 0, 5, 0, 64)},                              // too long
+      {MakeRun(0, 0, 0, 2, 0, 64), MakeRun(0, 0, 3, 1, 0, 64)},  // a gap
+      {MakeRun(0, 0, 0, 3, 0, 64), MakeRun(0, 0, 2, 2, 1, 64)},  // overlap
+      {MakeRun(0, 0, 0, 4, 0, 64), MakeRun(0, 0, 0, 4, 1, 64)},  // twice
+      {MakeRun(0, 0, 0, 4, 0, 64), MakeRun(0, 1, 0, 4, 1, 64)},  // a leg too many
+      {MakeRun(0, 0, 0, 4, 0, 64), MakeRun(1, 0, 0, 4, 1, 64)},  // a column too many
+      {MakeRun(0, 0, 2, 2, 0, 64), MakeRun(0, 0, 0, 2, 0, 64)},  // out of order
+      {MakeRun(0, 0, 0, 0, 0, 64), MakeRun(0, 0, 0, 4, 0, 64)},  // empty
+      {MakeRun(0, 0, 0, UINT64_MAX, 0, 64)},
   };
   for (size_t i = 0; i < bad.size(); ++i) {
     EXPECT_EQ(Check(g, bad[i]).code(), absl::StatusCode::kDataLoss) << i;
   }
-  EXPECT_EQ(Check(Mirror(4), {Run(0, 0, 0, 4, 0, 64)}).code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(Check(Mirror(4), {MakeRun(0, 0, 0, 4, 0, 64)}).code(), absl::StatusCode::kDataLoss);
 }
 
 TEST(KeepOnePresentLeg, AbsentDeviceIsNoSurvivorWhileAnotherCopyIsThere) {
-  const std::vector<MapRun> runs = {Run(0, 0, 0, 8, 0, 64), Run(0, 1, 0, 8, 1, 64)};
+  const std::vector<MapRun> runs = {MakeRun(0, 0, 0, 8, 0, 64), MakeRun(0, 1, 0, 8, 1, 64)};
   auto kept =
       KeepOnePresentLeg(Mirror(8), runs, [](DeviceIndex device) { return device.value() == 1; });
   ASSERT_TRUE(kept.ok());
-  EXPECT_EQ(*kept, (std::vector<MapRun>{Run(0, 0, 0, 8, 0, 64, true), Run(0, 1, 0, 8, 1, 64)}));
+  EXPECT_EQ(*kept,
+            (std::vector<MapRun>{MakeRun(0, 0, 0, 8, 0, 64, true), MakeRun(0, 1, 0, 8, 1, 64)}));
 }
 
 // Whatever the map and whichever devices are there: one in-sync copy of every extent is
@@ -76,14 +77,14 @@ TEST(KeepOnePresentLeg, LeavesOneCopyWhichWasInSync) {
   SCOPED_TRACE(absl::StrCat("BRAID_SEED=", seed));
   std::mt19937_64 random(seed);
   for (int round = 0; round < 500; ++round) {
-    const uint32_t legs = 2 + random() % 3;
+    const auto legs = static_cast<uint32_t>(2 + random() % 3);
     const Geometry g = Mirror(1 + random() % 30, legs);
     std::vector<MapRun> runs;
     for (uint32_t leg = 0; leg < legs; ++leg) {
       for (uint64_t first = 0; first < g.extents_per_column();) {
         const uint64_t count = std::min(1 + random() % 8, g.extents_per_column() - first);
-        runs.push_back(Run(0, leg, first, count, static_cast<uint16_t>(random() % 6),
-                           random() % 1000 * 64, leg != 0 && random() % 3 == 0));
+        runs.push_back(MakeRun(0, leg, first, count, static_cast<uint16_t>(random() % 6),
+                               random() % 1000 * 64, leg != 0 && random() % 3 == 0));
         first += count;
       }
     }
@@ -121,8 +122,8 @@ TEST(KeepOnePresentLeg, LeavesOneCopyWhichWasInSync) {
 }
 
 TEST(CheckReadable, NamesTheMissingDeviceThatHasTheOnlyCopy) {
-  const std::vector<MapRun> runs = {Run(0, 0, 0, 4, 0, 64), Run(0, 0, 4, 4, 2, 64),
-                                    Run(0, 1, 0, 8, 1, 64, true)};
+  const std::vector<MapRun> runs = {MakeRun(0, 0, 0, 4, 0, 64), MakeRun(0, 0, 4, 4, 2, 64),
+                                    MakeRun(0, 1, 0, 8, 1, 64, true)};
   const auto name = [](DeviceIndex d) { return absl::StrCat("d", d.value()); };
   EXPECT_TRUE(CheckReadable(
                   Mirror(8), runs, [](DeviceIndex d) { return d.value() != 1; }, name)

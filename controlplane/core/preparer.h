@@ -73,7 +73,7 @@ class Preparer {
   void Finish(const Job& job, const absl::Status& error);
 
   SiteState& state_;
-  mutable absl::Mutex mu_;  // never held together with the locks of the state
+  mutable absl::Mutex mu_;  // taken after the locks of the state; nothing is taken after it
   bool ending_ ABSL_GUARDED_BY(mu_) = false;
   std::deque<Part> parts_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Uuid, std::shared_ptr<Job>> jobs_ ABSL_GUARDED_BY(mu_);

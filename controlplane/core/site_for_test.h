@@ -3,11 +3,13 @@
 #ifndef BRAID_CONTROLPLANE_CORE_SITE_FOR_TEST_H_
 #define BRAID_CONTROLPLANE_CORE_SITE_FOR_TEST_H_
 
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "controlplane/core/attachments.h"
 #include "controlplane/core/fake_host.h"
 #include "controlplane/core/inventory.h"
@@ -17,6 +19,25 @@
 #include "lib/metadata/memory_store.h"
 
 namespace braid {
+
+// Leaves something at every 64 KiB of [begin, end) that no volume may show.
+inline void LeaveSecrets(BlockDevice& device, uint64_t begin, uint64_t end) {
+  const std::string secret(kSectorBytes, 's');
+  for (uint64_t offset = begin; offset < end; offset += kSmallExtentBytes) {
+    if (!device.Write(offset, absl::MakeConstSpan(secret)).ok()) std::abort();
+  }
+}
+
+// Whether none of that is left where `run` lies.
+inline bool HidesSecrets(BlockDevice& device, const MapRun& run) {
+  std::string sector(kSectorBytes, 'x');
+  for (uint64_t i = 0; i < run.count * kSmallPerExtent; ++i) {
+    const uint64_t offset = (run.unit.value() + i) * kSmallExtentBytes;
+    if (!device.Read(offset, absl::MakeSpan(sector)).ok()) return false;
+    if (sector.find_first_not_of('\0') != std::string::npos) return false;
+  }
+  return true;
+}
 
 struct SiteForTest {
   static absl::StatusOr<std::unique_ptr<SiteForTest>> Open(std::shared_ptr<MemoryMedium> medium,

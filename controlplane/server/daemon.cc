@@ -126,6 +126,15 @@ absl::Status Daemon::Listen() {
   return absl::OkStatus();
 }
 
+void Daemon::UpdateHealth() {
+  const absl::Status health = state_->health();
+  if (health.ok() || !serving_) return;
+  // For good: only a restart mends it.
+  serving_ = false;
+  server_->GetHealthCheckService()->SetServingStatus(false);
+  Log(LogLevel::kError, health.message());
+}
+
 Daemon::~Daemon() {
   if (server_ == nullptr) return;
   server_->GetHealthCheckService()->Shutdown();

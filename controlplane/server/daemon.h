@@ -35,6 +35,10 @@ class Daemon {
   // Lets requests end for a moment, then ends them.
   ~Daemon();
 
+  // Tells the health service, and the log, when the site takes no more changes. To be
+  // called now and then.
+  void UpdateHealth();
+
   const SiteState& state() const { return *state_; }
   // As given, with ports that were chosen by the kernel filled in.
   const std::vector<std::string>& addresses() const { return addresses_; }
@@ -59,6 +63,7 @@ class Daemon {
   std::vector<std::string> addresses_;
   std::vector<UniqueFd> socket_locks_;
   std::unique_ptr<grpc::Server> server_;
+  bool serving_ = true;
 };
 
 }  // namespace braid

@@ -35,6 +35,19 @@ std::string Value(blkid_probe probe, const char* name) {
   return absl::CHexEscape(value);
 }
 
+// The number of the disk that a partition is part of; of anything else, its own.
+dev_t WholeDisk(dev_t number) {
+  const std::string node = absl::StrCat("/sys/dev/block/", major(number), ":", minor(number));
+  if (access((node + "/partition").c_str(), F_OK) != 0) return number;
+  // A partition's directory lies in that of its disk.
+  std::ifstream file(node + "/../dev");
+  unsigned disk_major = 0;
+  unsigned disk_minor = 0;
+  char colon = 0;
+  if (!(file >> disk_major >> colon >> disk_minor)) return number;
+  return makedev(disk_major, disk_minor);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MachineHost>> MachineHost::Create() {
@@ -54,14 +67,17 @@ int64_t MachineHost::NowUnixSeconds() {
 
 absl::StatusOr<DeviceIdentity> MachineHost::Identify(const std::string& path) {
   struct stat st {};
-  if (stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path);
+  if (stat(path.c_str(), &st) != 0) {
+    if (errno == ENOENT) {
+      return absl::NotFoundError(absl::StrCat("there is no ", path, "; check the path"));
+    }
+    return ErrnoStatus(errno, path);
+  }
   if (S_ISBLK(st.st_mode)) {
     return DeviceIdentity{
-        .is_block_device = true, .major = major(st.st_rdev), .minor = minor(st.st_rdev)};
+        .is_block_device = true, .number = st.st_rdev, .disk = WholeDisk(st.st_rdev)};
   }
-  if (S_ISREG(st.st_mode)) {
-    return DeviceIdentity{.major = major(st.st_dev), .minor = minor(st.st_dev), .inode = st.st_ino};
-  }
+  if (S_ISREG(st.st_mode)) return DeviceIdentity{.number = st.st_dev, .inode = st.st_ino};
   return absl::InvalidArgumentError(absl::StrCat(
       path, ": neither a regular file nor a block device; give a disk, a partition or a file"));
 }

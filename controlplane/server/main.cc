@@ -76,8 +76,12 @@ int main(int argc, char** argv) {
               {"version", BRAID_VERSION}});
   NotifySystemd("READY=1");
 
-  int signal_number = 0;
-  sigwait(&stop, &signal_number);
+  constexpr timespec kHealthInterval{.tv_sec = 1, .tv_nsec = 0};
+  int signal_number = -1;
+  while (signal_number < 0) {
+    signal_number = sigtimedwait(&stop, nullptr, &kHealthInterval);
+    (*daemon)->UpdateHealth();
+  }
   NotifySystemd("STOPPING=1");
   braid::Log(braid::LogLevel::kInfo, "stopping", {{"signal", signal_number}});
   daemon->reset();

@@ -8,16 +8,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <fstream>
 #include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
+#include "absl/synchronization/barrier.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "lib/base/errno_status.h"
 #include "lib/base/units.h"
 #include "lib/blockdev/device_probe.h"
+#include "lib/blockdev/sync_handles.h"
 #include "lib/blockdev/test_files.h"
 
 namespace braid {
@@ -93,7 +98,7 @@ TEST(OpenFileDevice, LeavesNoDescriptorToChildren) {
     ++found;
     EXPECT_TRUE((fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0);
   }
-  EXPECT_EQ(found, 1);
+  EXPECT_EQ(found, 1 + SyncHandles::kReady);
 }
 
 TEST(OpenFileDevice, ProbingLeavesSizeSpaceAndBytesAlone) {
@@ -308,6 +313,30 @@ TEST_P(FileDeviceWays, FailedFuaWriteFailsTheNextFlushToo) {
                    .data = absl::MakeConstSpan(&part, 1)}),
             EIO);
   EXPECT_EQ(RunOn(*device, company_.get(), {.kind = IoKind::kFlush}), EIO);
+}
+
+// The kernel tells one sync on an open file of a lost page, and those that overlap it, or
+// come before it is noted, that all is well.
+TEST_P(FileDeviceWays, EverySyncThatOverlapsAFailedOneFails) {
+  if (!CanLoop()) GTEST_SKIP() << "there is no /dev/loop-control";
+  constexpr int kRounds = 20, kThreads = 8;
+  for (int round = 0; round < kRounds; ++round) {
+    FailingSync failing;
+    auto device = failing.Open();
+    ASSERT_EQ(device->Write(0, std::string(64 * kKiB, 'x')), absl::OkStatus());
+    failing.Seal();
+    absl::Barrier* const start = new absl::Barrier(kThreads);
+    std::atomic<int> told_all_is_well{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&] {
+        if (start->Block()) delete start;
+        if (RunOn(*device, company_.get(), {.kind = IoKind::kFlush}) == 0) ++told_all_is_well;
+      });
+    }
+    for (std::thread& t : threads) t.join();
+    ASSERT_EQ(told_all_is_well, 0) << "in round " << round;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FileDeviceWays, testing::Bool(), [](const auto& way) {

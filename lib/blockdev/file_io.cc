@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/container/inlined_vector.h"
 #include "lib/base/units.h"
 
@@ -40,7 +41,10 @@ int PartCount(absl::Span<const iovec> parts) {
 }  // namespace
 
 FileIo::FileIo(UniqueFd fd, const Facts& facts)
-    : fd_(std::move(fd)), facts_(facts), can_punch_(facts.can_zero_fast) {}
+    : fd_(std::move(fd)),
+      sync_handles_(fd_.get()),
+      facts_(facts),
+      can_punch_(facts.can_zero_fast) {}
 
 int FileIo::Run(const DeviceIo& io, uint64_t done) {
   if (io.kind == IoKind::kFlush) return Sync();
@@ -67,6 +71,10 @@ int FileIo::Run(const DeviceIo& io, uint64_t done) {
 int FileIo::Transfer(const DeviceIo& io, uint64_t done) {
   const bool durable = io.kind == IoKind::kWrite && io.fua;
   if (durable && sync_error() != 0) return sync_error();
+  const int fd = durable ? sync_handles_.Take() : fd_.get();
+  const absl::Cleanup give_back = [&] {
+    if (durable) sync_handles_.Return(fd);
+  };
   Parts rest;
   absl::Span<const iovec> parts = io.data;
   while (done < io.length) {
@@ -75,10 +83,9 @@ int FileIo::Transfer(const DeviceIo& io, uint64_t done) {
       parts = rest;
     }
     const auto at = static_cast<off_t>(io.offset + done);
-    const ssize_t n =
-        io.kind == IoKind::kRead
-            ? preadv(fd_.get(), parts.data(), PartCount(parts), at)
-            : pwritev2(fd_.get(), parts.data(), PartCount(parts), at, durable ? RWF_DSYNC : 0);
+    const ssize_t n = io.kind == IoKind::kRead ? preadv(fd, parts.data(), PartCount(parts), at)
+                                               : pwritev2(fd, parts.data(), PartCount(parts), at,
+                                                          durable ? RWF_DSYNC : 0);
     if (n < 0) {
       if (errno == EINTR) continue;
       return durable ? NoteSyncFailure(errno, /*by_write=*/true) : errno;
@@ -199,8 +206,10 @@ int FileIo::FallocateMode(const DeviceIo& io) const {
 int FileIo::Sync() {
   if (sync_error() != 0) return sync_error();
   // Not again after EINTR either: the first call may have taken the error with it.
-  if (fdatasync(fd_.get()) != 0) return NoteSyncFailure(errno, /*by_write=*/false);
-  // Another sync may have been told of a failure that this one was not.
+  const int fd = sync_handles_.Take();
+  const absl::Cleanup give_back = [&] { sync_handles_.Return(fd); };
+  if (fdatasync(fd) != 0) return NoteSyncFailure(errno, /*by_write=*/false);
+  // Another sync may have noted a failure that was told before this handle was opened.
   return sync_error();
 }
 

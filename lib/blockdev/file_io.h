@@ -18,6 +18,7 @@
 
 #include "lib/base/unique_fd.h"
 #include "lib/blockdev/block_device.h"
+#include "lib/blockdev/sync_handles.h"
 
 namespace braid {
 
@@ -42,6 +43,8 @@ class FileIo {
 
   // For a caller that issues the system calls otherwise (io_uring):
   int fd() const { return fd_.get(); }
+  // What syncs (kFlush, and anything with FUA) use instead, each its own.
+  SyncHandles& sync_handles() { return sync_handles_; }
   // 0 as long as no sync failed.
   int sync_error() const { return sync_failed_.load(std::memory_order_acquire) ? EIO : 0; }
   // Notes a failed write with RWF_DSYNC or fdatasync. Returns `error`.
@@ -59,6 +62,7 @@ class FileIo {
   int Sync();
 
   const UniqueFd fd_;
+  SyncHandles sync_handles_;
   const Facts facts_;
   // Cleared when the kernel says EOPNOTSUPP, so as not to ask again.
   std::atomic<bool> can_punch_;

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "lib/base/units.h"
 #include "lib/base/uuid.h"
 #include "lib/format/names.h"
 
@@ -17,10 +18,10 @@ inline constexpr uint32_t kLabelVersion = 1;
 // Two copies, so that one torn or damaged sector does not lose the device. Write and
 // flush one before the other: then one is whole at any moment.
 inline constexpr uint64_t kLabelBytes = 4096;
-inline constexpr uint64_t kLabelOffsets[2] = {0, 64 * 1024};
+inline constexpr uint64_t kLabelOffsets[2] = {0, 64 * kKiB};
 // Where extents begin: the first large-extent boundary behind the labels. The space
 // between is reserved for records of later versions.
-inline constexpr uint64_t kLabelDataOffset = 4 * 1024 * 1024;
+inline constexpr uint64_t kLabelDataOffset = kExtentBytes;
 
 struct Label {
   Uuid device;                              // not nil

@@ -7,10 +7,10 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "lib/base/test_seed.h"
 #include "lib/format/codec.h"
 #include "lib/format/doc_example.h"
 #include "lib/mapping/page_table.h"
-#include "lib/base/test_seed.h"
 
 namespace braid {
 namespace {

@@ -11,8 +11,8 @@
 #include <random>
 
 #include "gtest/gtest.h"
-#include "lib/base/unique_fd.h"
 #include "lib/base/test_seed.h"
+#include "lib/base/unique_fd.h"
 #include "lib/metadata/metadata_store.h"
 #include "lib/metadata/sample_records.h"
 #include "lib/metadata/test_directory.h"

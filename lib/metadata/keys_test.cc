@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "lib/format/doc_example.h"
 #include "lib/base/test_seed.h"
+#include "lib/format/doc_example.h"
 
 namespace braid {
 namespace {

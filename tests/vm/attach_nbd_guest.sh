@@ -108,8 +108,10 @@ diff -r /mnt/source /mnt/fs/adopted
 
 say "detach by force while mounted"
 [ "$(ctl "detach force")" = ok ]
-[ ! -e "/sys/block/$NAME/pid" ]
+[ ! -e "$DIR" ]
 umount /mnt/fs
+for i in $(seq 100); do [ -e "/sys/block/$NAME/pid" ] || break; sleep 0.1; done
+[ ! -e "/sys/block/$NAME/pid" ]
 if pgrep -x nbdkit || pgrep -x braid-attach; then fail "processes left"; fi
 if dmesg | grep -E 'Oops|BUG:|blocked for more'; then fail "the kernel complains"; fi
 say "PASS"

@@ -38,7 +38,7 @@ std::vector<std::string> Attachment::ServerCommand() const {
 }
 
 std::unique_ptr<ClientPath> Attachment::MakePath(absl::Status* status) {
-  const auto broken = [this](absl::Status why) { OnPathBroken(std::move(why)); };
+  const auto broken = [this](const absl::Status& why) { OnPathBroken(why); };
   if (options_.via == Via::kFuse) {
     FusePath::Options fuse;
     fuse.socket_path = options_.socket_path;
@@ -126,7 +126,7 @@ void Attachment::PathUp() {
 void Attachment::OnPathUp(absl::Status status) {
   if (!status.ok()) {
     if (phase_ == Phase::kAttaching) return Fail(std::move(status));
-    return OnPathBroken(std::move(status));
+    return OnPathBroken(status);
   }
   path_came_up_ = EventLoop::Now();
   if (phase_ != Phase::kAttaching) return;
@@ -138,7 +138,7 @@ void Attachment::OnPathUp(absl::Status status) {
   attached_(report);
 }
 
-void Attachment::OnPathBroken(absl::Status why) {
+void Attachment::OnPathBroken(const absl::Status& why) {
   Note("path", why);
   if (phase_ != Phase::kAttached || !server_.ready()) return;  // comes with the next server
   const absl::Duration delay = path_policy_.NextDelay(EventLoop::Now() - path_came_up_);

@@ -68,7 +68,7 @@ class Attachment {
   void RestartServer();
   void PathUp();
   void OnPathUp(absl::Status status);
-  void OnPathBroken(absl::Status why);
+  void OnPathBroken(const absl::Status& why);
   void Fail(absl::Status why);
 
   void Detach(bool force);

@@ -28,7 +28,7 @@ class ControlSocket {
  public:
   static constexpr size_t kMaxClients = 32;
   static constexpr size_t kMaxLineBytes = 256;
-  static constexpr size_t kMaxPendingBytes = 64 * 1024;
+  static constexpr size_t kMaxPendingBytes = size_t{64} * 1024;
   static constexpr absl::Duration kIdleLimit = absl::Seconds(10);
 
   struct Commands {

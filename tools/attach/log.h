@@ -16,7 +16,7 @@ namespace braid::attach {
 // caller: a log that cannot be written is silent.
 class Log {
  public:
-  static constexpr uint64_t kMaxBytes = 256 * 1024;
+  static constexpr uint64_t kMaxBytes = uint64_t{256} * 1024;
   static constexpr size_t kMaxLineBytes = 1024;
 
   Log() = default;

@@ -32,6 +32,7 @@ constexpr absl::Duration kFirstRetry = absl::Milliseconds(20);
 constexpr absl::Duration kLongestRetry = absl::Seconds(1);
 // After NBD_CMD_DISCONNECT the kernel ends its threads: milliseconds; this is 10 s.
 constexpr int kGoneTries = 200;
+constexpr int kForcedGoneTries = 20;
 constexpr absl::Duration kGonePause = absl::Milliseconds(50);
 
 std::string DevicePath(uint32_t index) { return absl::StrCat("/dev/nbd", index); }
@@ -289,11 +290,18 @@ void NbdPath::Down(Urgency urgency, Done done) {
     return done(std::move(disconnected));
   }
   links_.clear();
-  AwaitGone(std::move(done), kGoneTries);
+  AwaitGone(std::move(done), urgency == Urgency::kForce ? kForcedGoneTries : kGoneTries,
+            urgency == Urgency::kForce);
 }
 
-void NbdPath::AwaitGone(Done done, int tries_left) {
+void NbdPath::AwaitGone(Done done, int tries_left, bool forced) {
   if (!Connected(*index_)) {
+    index_.reset();
+    return done(absl::OkStatus());
+  }
+  if (tries_left == 0 && forced) {
+    // Cut off, and every request of its users fails; the kernel frees it at their last close.
+    log_->Line("attach", absl::StrCat(path(), " is free when its last user lets go"));
     index_.reset();
     return done(absl::OkStatus());
   }
@@ -301,9 +309,9 @@ void NbdPath::AwaitGone(Done done, int tries_left) {
     return done(absl::DeadlineExceededError(
         absl::StrCat("the kernel does not let go of ", path(), "; see dmesg")));
   }
-  retry_ = loop_->After(kGonePause, [this, done = std::move(done), tries_left]() mutable {
+  retry_ = loop_->After(kGonePause, [this, done = std::move(done), tries_left, forced]() mutable {
     retry_ = 0;
-    AwaitGone(std::move(done), tries_left - 1);
+    AwaitGone(std::move(done), tries_left - 1, forced);
   });
 }
 

@@ -57,7 +57,7 @@ class NbdPath : public ClientPath {
   void WatchLinks();
   void UnwatchLinks();
   absl::Status Refusal(UniqueFd* exclusive) const;
-  void AwaitGone(Done done, int tries_left);
+  void AwaitGone(Done done, int tries_left, bool forced);
   void Finish(absl::Status status);
 
   EventLoop* const loop_;

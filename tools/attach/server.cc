@@ -28,7 +28,7 @@ absl::Status Server::Listen(const std::string& socket_path) {
 
 absl::Status Server::Start() {
   absl::Status started =
-      child_.Start(argv_, listening_.fd(), [this](absl::Status how) { OnEnded(std::move(how)); });
+      child_.Start(argv_, listening_.fd(), [this](const absl::Status& how) { OnEnded(how); });
   if (!started.ok()) return started;
   ready_ = false;
   probe_failure_ = guard_.Start(child_.pid(), child_.pidfd(), listening_.path());
@@ -82,7 +82,7 @@ std::vector<ServerClient> Server::Clients() const {
 
 void Server::Kill() { child_.Signal(SIGKILL); }
 
-void Server::OnEnded(absl::Status how) {
+void Server::OnEnded(const absl::Status& how) {
   ready_ = false;
   loop_->Cancel(std::exchange(hang_up_, 0));
   guard_.Dismiss();

@@ -63,7 +63,7 @@ class Server {
 
  private:
   void OnProbed(absl::StatusOr<std::vector<Connection>> probed);
-  void OnEnded(absl::Status how);
+  void OnEnded(const absl::Status& how);
   void HangUp();
 
   EventLoop* const loop_;

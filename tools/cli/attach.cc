@@ -147,7 +147,7 @@ struct DetachArgs {
 
 // The directory of the volume's attachment. The site knows the volume's UUID; when it
 // cannot be asked, the attachments themselves are.
-absl::StatusOr<std::string> FindAttachment(Context& context, const std::string& name) {
+absl::StatusOr<std::string> FindAttachment(Context& context, const std::string& name, bool force) {
   const auto run_dir = RunDirectory(context);
   if (!run_dir.ok()) return run_dir.status();
   const auto volume = context.site().GetVolume(name);
@@ -161,6 +161,14 @@ absl::StatusOr<std::string> FindAttachment(Context& context, const std::string& 
       found.push_back(a.volume_id());
     }
   }
+  if (found.size() == 1 && !force) {
+    // The data would be safe, but the site would see an end it was not told of, and take
+    // the copies of a mirror for different.
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the site cannot be told that ", name,
+        " ends cleanly, and of a mirrored volume would then trust one copy only; start braidd "
+        "first, or detach all the same with --force"));
+  }
   if (found.size() == 1) return AttachDirectory(*run_dir, found[0]);
   if (found.size() > 1) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -172,7 +180,7 @@ absl::StatusOr<std::string> FindAttachment(Context& context, const std::string& 
 }
 
 absl::Status Detach(Context& context, const DetachArgs& args) {
-  const auto directory = FindAttachment(context, args.name);
+  const auto directory = FindAttachment(context, args.name, args.force);
   if (!directory.ok()) return directory.status();
   const auto before = AskAttachment(*directory, kAskTimeout);
   bool shown = false;
@@ -247,7 +255,8 @@ void AddAttachCommands(CLI::App& root, Context& context) {
       ->type_name("VOLUME")
       ->required();
   verb->add_flag("--force", detach->force,
-                 "Detach although it is in use; whoever uses it gets I/O errors.");
+                 "Detach although it is in use, whose users get I/O errors, or although the site "
+                 "cannot be reached, which then takes it for an unclean end.");
   verb->callback([&context, detach] {
     context.action = [&context, detach] { return Detach(context, *detach); };
   });

@@ -122,11 +122,11 @@ struct SiteClient::Connection {
     Prepare(&context);
     Response response;
     const grpc::Status status = (stub.get()->*method)(&context, request, &response);
-    if (!status.ok()) return Explain(status);
+    if (!status.ok()) return Explain(status, context);
     return response;
   }
 
-  absl::Status Explain(const grpc::Status& status) const;
+  absl::Status Explain(const grpc::Status& status, const grpc::ClientContext& context) const;
 
   const ControlAddress address;
   const absl::Duration timeout;
@@ -135,10 +135,17 @@ struct SiteClient::Connection {
   std::unique_ptr<v1::VolumeService::Stub> volumes;
 };
 
-absl::Status SiteClient::Connection::Explain(const grpc::Status& status) const {
+absl::Status SiteClient::Connection::Explain(const grpc::Status& status,
+                                             const grpc::ClientContext& context) const {
   // gRPC's codes and Abseil's are the same numbers.
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   const std::string& message = status.error_message();
+  // The site's own words, not gRPC's about the way there: gRPC tells them apart in this
+  // text only. The site may well say UNAVAILABLE of a device.
+  if (absl::StrContains(context.debug_error_string(), "received from peer") && !message.empty() &&
+      status.error_code() != grpc::StatusCode::UNIMPLEMENTED) {
+    return absl::Status(code, message);
+  }
   switch (status.error_code()) {
     case grpc::StatusCode::UNAVAILABLE:
       return absl::Status(code, absl::StrCat("the site at ", address.text, " cannot be reached (",
@@ -263,7 +270,7 @@ absl::StatusOr<std::vector<v1::MapRow>> SiteClient::GetVolumeMap(const std::stri
     for (v1::MapRow& row : *part.mutable_rows()) rows.push_back(std::move(row));
   }
   const grpc::Status status = reader->Finish();
-  if (!status.ok()) return (*site)->Explain(status);
+  if (!status.ok()) return (*site)->Explain(status, context);
   return rows;
 }
 

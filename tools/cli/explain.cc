@@ -133,6 +133,13 @@ std::string HealthLines(const v1::Volume& volume, const PlaceMap& places,
                       "into a new volume with all its copies, then delete this one.\n");
       break;
     case v1::VOLUME_HEALTH_FAULTY:
+      // Before it is ready there is no data to lose.
+      if (volume.state() == v1::VOLUME_STATE_PREPARING) {
+        absl::StrAppend(&text, " It is not ready: ", Printable(volume.fault()),
+                        ".\n  What to do: see to the device, then restart braidd, which tries "
+                        "again; or delete the volume.\n");
+        break;
+      }
       absl::StrAppend(
           &text, " Data was lost: ",
           volume.fault().empty() ? "the site does not say what" : Printable(volume.fault()),

@@ -146,6 +146,7 @@ grpc::Status FakeSite::GetVolume(Context*, const v1::GetVolumeRequest* request,
       volume->set_prepared_bytes(volume->allocated_bytes());
       volume->set_state(v1::VOLUME_STATE_READY);
     }
+    if (volume->name() == "broken") volume->set_fault("device d1 failed");
   }
   *r->mutable_volume() = *volume;
   return grpc::Status::OK;
@@ -169,6 +170,9 @@ grpc::Status FakeSite::DeleteVolume(Context*, const v1::DeleteVolumeRequest* req
   const std::lock_guard<std::mutex> lock(mutex_);
   const v1::Volume* volume = Find(request->name());
   if (volume == nullptr) return NotFound(request->name());
+  if (volume->name() == "broken") {
+    return {grpc::StatusCode::UNAVAILABLE, "device d1 does not answer; try again"};
+  }
   *r->mutable_volume() = *volume;
   if (!request->dry_run()) volumes_.erase(r->volume().name());
   return grpc::Status::OK;

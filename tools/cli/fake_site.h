@@ -28,7 +28,8 @@ class FakeSite final : public v1::SiteService::Service,
   std::string control() const { return "unix:" + directory_ + "/braidd.sock"; }
 
   // Serves while the calls below change what it says. A volume asked for with GetVolume
-  // becomes ready at the third time; one named "slow", at the thousandth.
+  // becomes ready at the third time; one named "slow", at the thousandth; one
+  // named "broken" gets a fault instead, and cannot be deleted.
   void AddVolume(const v1::Volume& volume);
   bool HasVolume(const std::string& name);
   void AddWarning(const std::string& warning);

@@ -310,6 +310,17 @@ TEST_F(ProgramTest, CreateWaitsQuietlyUntilReadyAndSaysWhatWasChosen) {
             "VOLUME_STATE_READY");
 }
 
+TEST_F(ProgramTest, TheSitesOwnWordsAboutADeviceAreNotTakenForItsAbsence) {
+  Outcome outcome = Run({"volume", "create", "broken", "--size", "1G"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.err,
+            "braid: volume lab/broken was made, but is not ready: device d1 failed; delete it with "
+            "'braid volume delete broken', or restart braidd to try again\n");
+  outcome = Run({"volume", "delete", "broken"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.err, "braid: device d1 does not answer; try again\n");
+}
+
 TEST_F(ProgramTest, NoWaitAndDryRunSaySo) {
   Outcome outcome = Run({"volume", "create", "db", "--size", "1G", "--dry-run"});
   EXPECT_THAT(outcome.out, AllOf(StartsWith("would create volume lab/db"), HasSubstr("d1"),
@@ -431,16 +442,25 @@ TEST_F(ProgramTest, AttachesOnceListsAndDetaches) {
   EXPECT_EQ(Run({"detach", "v0"}).status, 1);
 }
 
-TEST_F(ProgramTest, DetachWorksWithoutTheSite) {
+TEST_F(ProgramTest, DetachOfAVolumeInUseIsRefused) {
   AddVolumes(1);
   ASSERT_EQ(Run({"attach", "v0", "--via", "socket", "--read-only"}).status, 0);
-  const std::string control = site_->control();
+  const Outcome outcome = Run({"detach", "v0"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.err, "braid: /fake/path is mounted; unmount it, or use --force\n");
+  EXPECT_EQ(Run({"detach", "v0", "--force"}).status, 0);
+}
+
+TEST_F(ProgramTest, DetachWithoutTheSiteNeedsForceAsItCountsAsUnclean) {
+  AddVolumes(1);
+  ASSERT_EQ(Run({"attach", "v0", "--via", "socket"}).status, 0);
+  const std::vector<std::string> environment = {"BRAID_CONTROL=" + site_->control()};
   site_.reset();
-  const std::vector<std::string> environment = {"BRAID_CONTROL=" + control};
   EXPECT_THAT(Run({"attach", "--list"}, environment).out, HasSubstr("lab/v0"));
   Outcome outcome = Run({"detach", "v0"}, environment);
   EXPECT_EQ(outcome.status, 1);
-  EXPECT_EQ(outcome.err, "braid: /fake/path is mounted; unmount it, or use --force\n");
+  EXPECT_THAT(outcome.err, AllOf(IsOneReason(), HasSubstr("; start braidd first, or")));
+  EXPECT_THAT(Run({"attach", "--list"}, environment).out, HasSubstr("lab/v0"));
   outcome = Run({"detach", "lab/v0", "--force"}, environment);
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   outcome = Run({"detach", "v0"}, environment);

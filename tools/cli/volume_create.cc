@@ -22,6 +22,9 @@ namespace {
 // the site nothing.
 constexpr absl::Duration kFirstPoll = absl::Milliseconds(10);
 constexpr absl::Duration kMaxPoll = absl::Milliseconds(250);
+// A device that hangs, or a site that cannot commit, never gets further; one that only
+// flushes what was zeroed may take minutes.
+constexpr absl::Duration kMaxStill = absl::Minutes(10);
 
 struct CreateArgs {
   v1::CreateVolumeRequest request;
@@ -74,7 +77,7 @@ absl::StatusOr<v1::Volume> WaitUntilReady(Context& context, v1::Volume volume) {
   const uint64_t first_bytes = volume.prepared_bytes();
   const std::string id = volume.id();
   const std::string name = FullName(volume);
-  absl::Time last_answer = start;
+  absl::Time last_answer = start, last_progress = start;
   absl::Duration pause = kFirstPoll;
   bool line_shown = false;
   const auto end_line = [&] {
@@ -99,8 +102,9 @@ absl::StatusOr<v1::Volume> WaitUntilReady(Context& context, v1::Volume volume) {
     }
     absl::StatusOr<v1::Volume> now = context.site().GetVolume(id);
     if (now.ok()) {
-      volume = *std::move(now);
       last_answer = absl::Now();
+      if (now->prepared_bytes() != volume.prepared_bytes()) last_progress = last_answer;
+      volume = *std::move(now);
     } else if (absl::IsNotFound(now.status())) {
       end_line();
       return absl::NotFoundError(
@@ -112,11 +116,18 @@ absl::StatusOr<v1::Volume> WaitUntilReady(Context& context, v1::Volume volume) {
                                                             "not known: ",
                                                             now.status().message()));
     }
-    if (volume.state() == v1::VOLUME_STATE_PREPARING &&
-        volume.health() == v1::VOLUME_HEALTH_FAULTY) {
+    if (last_answer - last_progress > kMaxStill) {
       end_line();
-      return absl::DataLossError(
-          absl::StrCat("volume ", name, " cannot be made ready: ", volume.fault()));
+      return absl::DeadlineExceededError(
+          absl::StrCat("volume ", name, " was made, but its preparation has stood still for ",
+                       absl::FormatDuration(kMaxStill), "; see 'braid status'"));
+    }
+    if (volume.state() == v1::VOLUME_STATE_PREPARING && !volume.fault().empty()) {
+      end_line();
+      return absl::UnavailableError(
+          absl::StrCat("volume ", name, " was made, but is not ready: ", volume.fault(),
+                       "; delete it with 'braid volume delete ", Printable(volume.name()),
+                       "', or restart braidd to try again"));
     }
   }
   end_line();

@@ -90,8 +90,8 @@ std::optional<Volume::Source> Volume::ChooseSource(const Piece& piece, uint32_t 
   for (uint32_t i = 0; i < legs; ++i, leg = leg + 1 == legs ? 0 : leg + 1) {
     if ((skip >> leg & 1) != 0) continue;
     const LegPlace place = map_->Look(piece.place, leg);
-    if (!place.mapped || place.stale) continue;
-    const Slot& slot = slots_[place.device.value()];
+    if (!place.mapped() || place.stale()) continue;
+    const Slot& slot = slots_[place.device().value()];
     if (!slot.suspect.load(std::memory_order_relaxed)) return Source{leg, place};
     if (!fallback) fallback = Source{leg, place};
   }
@@ -122,7 +122,7 @@ absl::Status Volume::ReadOnce(uint64_t offset, absl::Span<char> data) {
   ForEachPiece(geometry(), offset, data.size(), [&](const Piece& piece) {
     char* buffer = data.data() + (piece.volume_offset - offset);
     if (std::optional<Source> source = ChooseSource(piece, 0)) {
-      plan.Add(piece, source->leg, source->place.device, source->place.device_offset, buffer);
+      plan.Add(piece, source->leg, source->place.device(), source->place.device_offset(), buffer);
       return true;
     }
     status = ErrnoStatus(EIO, "no copy in sync");
@@ -148,9 +148,9 @@ absl::Status Volume::ReadOnce(uint64_t offset, absl::Span<char> data) {
 
 absl::Status Volume::ReadPiece(const Piece& piece, char* buffer, uint32_t tried) {
   while (std::optional<Source> source = ChooseSource(piece, tried)) {
-    Slot& slot = slots_[source->place.device.value()];
+    Slot& slot = slots_[source->place.device().value()];
     absl::Status s =
-        slot.device->Read(source->place.device_offset, absl::MakeSpan(buffer, piece.length));
+        slot.device->Read(source->place.device_offset(), absl::MakeSpan(buffer, piece.length));
     if (s.ok()) return s;
     slot.suspect.store(true, std::memory_order_relaxed);
     tried |= uint32_t{1} << source->leg;
@@ -163,7 +163,7 @@ absl::Status Volume::Cache(uint64_t offset, uint64_t length) {
   IoPlan plan(DeviceIo{.kind = IoKind::kCache});
   ForEachPiece(geometry(), offset, length, [&](const Piece& piece) {
     if (std::optional<Source> source = ChooseSource(piece, 0)) {
-      plan.Add(piece, source->leg, source->place.device, source->place.device_offset, nullptr);
+      plan.Add(piece, source->leg, source->place.device(), source->place.device_offset(), nullptr);
     }
     return true;
   });
@@ -181,9 +181,9 @@ absl::Status Volume::Extents(uint64_t offset, uint64_t length,
     uint64_t told = 0;  // bytes of this piece
     if (source) {
       // An error leaves the rest of the piece to be told as data, which is always true.
-      slots_[source->place.device.value()]
+      slots_[source->place.device().value()]
           .device
-          ->Extents(source->place.device_offset, piece.length,
+          ->Extents(source->place.device_offset(), piece.length,
                     [&](uint64_t, uint64_t part, bool is_hole) {
                       wanted = fn(piece.volume_offset + told, part, is_hole);
                       told += part;
@@ -255,8 +255,8 @@ absl::Status Volume::ChangeHeld(const DeviceIo& request, uint64_t offset,
     bool any = false;
     for (uint32_t leg = 0; leg < geometry().legs(); ++leg) {
       const LegPlace place = map_->Look(piece.place, leg);
-      if (!place.mapped || place.stale) continue;
-      plan.Add(piece, leg, place.device, place.device_offset, buffer);
+      if (!place.mapped() || place.stale()) continue;
+      plan.Add(piece, leg, place.device(), place.device_offset(), buffer);
       any = true;
     }
     covered = covered && any;
@@ -290,7 +290,7 @@ absl::Status Volume::ChangeHeld(const DeviceIo& request, uint64_t offset,
   }
   for (const IoPlan::Part& part : plan.parts()) {
     const int error = plan.error(part);
-    if (error == 0 || map_->Look(part.piece.place, part.leg).stale) continue;
+    if (error == 0 || map_->Look(part.piece.place, part.leg).stale()) continue;
     const DeviceIndex device = plan.device(part);
     if (request.fua) LoseData(device, "a write through to the disk", error);
     return ErrnoStatus(error, absl::StrCat("writing ", slots_[device.value()].device->name(),

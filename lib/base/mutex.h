@@ -4,6 +4,7 @@
 #ifndef BRAID_LIB_BASE_MUTEX_H_
 #define BRAID_LIB_BASE_MUTEX_H_
 
+#include <condition_variable>
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
@@ -16,6 +17,7 @@ class ABSL_LOCKABLE Mutex {
   void Unlock() ABSL_UNLOCK_FUNCTION() { mu_.unlock(); }
 
  private:
+  friend class CondVar;
   std::mutex mu_;
 };
 
@@ -28,6 +30,23 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
 
  private:
   Mutex* const mu_;
+};
+
+// Wakes those who wait for a change of what a mutex guards. It may also wake without one,
+// so Wait stands in a loop that looks.
+class CondVar {
+ public:
+  // Gives the mutex up while it waits, and has it again when it returns.
+  void Wait(Mutex* mu) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    std::unique_lock<std::mutex> held(mu->mu_, std::adopt_lock);
+    cv_.wait(held);
+    held.release();  // the caller goes on holding it
+  }
+  void Signal() { cv_.notify_one(); }
+  void SignalAll() { cv_.notify_all(); }
+
+ private:
+  std::condition_variable cv_;
 };
 
 }  // namespace braid

@@ -11,12 +11,12 @@
 #include <atomic>
 #include <cerrno>
 #include <fstream>
+#include <latch>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "absl/synchronization/barrier.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "lib/base/errno_status.h"
@@ -325,12 +325,12 @@ TEST_P(FileDeviceWays, EverySyncThatOverlapsAFailedOneFails) {
     auto device = failing.Open();
     ASSERT_EQ(device->Write(0, std::string(64 * kKiB, 'x')), absl::OkStatus());
     failing.Seal();
-    absl::Barrier* const start = new absl::Barrier(kThreads);
+    std::latch start(kThreads);
     std::atomic<int> told_all_is_well{0};
     std::vector<std::thread> threads;
     for (int t = 0; t < kThreads; ++t) {
       threads.emplace_back([&] {
-        if (start->Block()) delete start;
+        start.arrive_and_wait();
         if (RunOn(*device, company_.get(), {.kind = IoKind::kFlush}) == 0) ++told_all_is_well;
       });
     }

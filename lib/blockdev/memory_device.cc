@@ -11,9 +11,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/synchronization/mutex.h"
 #include "lib/base/checked.h"
 #include "lib/base/errno_status.h"
+#include "lib/base/mutex.h"
 #include "lib/base/units.h"
 
 namespace braid {
@@ -56,7 +56,7 @@ class MemoryDevice final : public BlockDevice {
 
  private:
   struct Shard {
-    absl::Mutex mutex;
+    Mutex mutex;
     absl::flat_hash_map<uint64_t, std::unique_ptr<char[]>> chunks ABSL_GUARDED_BY(mutex);
   };
 
@@ -64,7 +64,7 @@ class MemoryDevice final : public BlockDevice {
 
   bool IsHole(uint64_t chunk) {
     Shard& shard = ShardOf(chunk);
-    absl::MutexLock lock(&shard.mutex);
+    MutexLock lock(&shard.mutex);
     return !shard.chunks.contains(chunk);
   }
 
@@ -95,7 +95,7 @@ class MemoryDevice final : public BlockDevice {
       const uint64_t step = std::min(length, kChunkBytes - within);
       Shard& shard = ShardOf(offset / kChunkBytes);
       {
-        absl::MutexLock lock(&shard.mutex);
+        MutexLock lock(&shard.mutex);
         if (kind == IoKind::kWrite) {
           std::unique_ptr<char[]>& chunk = shard.chunks[offset / kChunkBytes];
           if (chunk == nullptr) chunk = std::make_unique<char[]>(kChunkBytes);
@@ -118,7 +118,7 @@ class MemoryDevice final : public BlockDevice {
       const uint64_t step = std::min(length, kChunkBytes - within);
       Shard& shard = ShardOf(offset / kChunkBytes);
       {
-        absl::MutexLock lock(&shard.mutex);
+        MutexLock lock(&shard.mutex);
         auto it = shard.chunks.find(offset / kChunkBytes);
         if (it != shard.chunks.end()) {
           if (step == kChunkBytes) {

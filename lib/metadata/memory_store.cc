@@ -39,8 +39,8 @@ class MemoryKeyValue final : public KeyValue {
       : medium_(std::move(medium)), view_(medium_->Contents()) {}
 
   absl::Status Write(const std::vector<MetadataBatch::Entry>& entries) override {
-    absl::MutexLock lock(&mu_);
-    absl::MutexLock medium_lock(&medium_->mu_);
+    MutexLock lock(&mu_);
+    MutexLock medium_lock(&medium_->mu_);
     const bool fails = medium_->will_fail_ && medium_->commits_ >= medium_->fail_at_;
     if (!fails || medium_->survives_) Apply(entries, medium_->contents_);
     if (fails) {
@@ -53,7 +53,7 @@ class MemoryKeyValue final : public KeyValue {
   }
 
   absl::StatusOr<std::optional<std::string>> Get(absl::string_view key) override {
-    absl::MutexLock lock(&mu_);
+    MutexLock lock(&mu_);
     const auto it = view_.find(std::string(key));
     if (it == view_.end()) return std::optional<std::string>();
     return std::optional<std::string>(it->second);
@@ -64,7 +64,7 @@ class MemoryKeyValue final : public KeyValue {
       absl::FunctionRef<absl::Status(absl::string_view, absl::string_view)> fn) override {
     Contents found;
     {
-      absl::MutexLock lock(&mu_);
+      MutexLock lock(&mu_);
       for (auto it = view_.lower_bound(std::string(prefix));
            it != view_.end() && absl::StartsWith(it->first, prefix); ++it) {
         found.insert(*it);
@@ -78,30 +78,30 @@ class MemoryKeyValue final : public KeyValue {
 
  private:
   // Before the medium's.
-  absl::Mutex mu_;
+  Mutex mu_;
   const std::shared_ptr<MemoryMedium> medium_;
   Contents view_ ABSL_GUARDED_BY(mu_);
 };
 
 void MemoryMedium::FailCommit(uint64_t after, bool survives) {
-  absl::MutexLock lock(&mu_);
+  MutexLock lock(&mu_);
   will_fail_ = true;
   fail_at_ = commits_ + after;
   survives_ = survives;
 }
 
 uint64_t MemoryMedium::commits() const {
-  absl::MutexLock lock(&mu_);
+  MutexLock lock(&mu_);
   return commits_;
 }
 
 std::map<std::string, std::string> MemoryMedium::Contents() const {
-  absl::MutexLock lock(&mu_);
+  MutexLock lock(&mu_);
   return contents_;
 }
 
 void MemoryMedium::SetContents(std::map<std::string, std::string> contents) {
-  absl::MutexLock lock(&mu_);
+  MutexLock lock(&mu_);
   contents_ = std::move(contents);
 }
 

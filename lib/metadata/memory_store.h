@@ -10,7 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
+#include "lib/base/mutex.h"
 #include "lib/metadata/metadata_store.h"
 
 namespace braid {
@@ -31,7 +31,7 @@ class MemoryMedium {
 
  private:
   friend class MemoryKeyValue;
-  mutable absl::Mutex mu_;
+  mutable Mutex mu_;
   std::map<std::string, std::string> contents_ ABSL_GUARDED_BY(mu_);
   uint64_t commits_ ABSL_GUARDED_BY(mu_) = 0;
   bool will_fail_ ABSL_GUARDED_BY(mu_) = false;

@@ -2,7 +2,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
+#include "lib/base/mutex.h"
 #include "lib/metadata/key_value.h"
 #include "lib/metadata/keys.h"
 
@@ -21,7 +21,7 @@ class RecordStore final : public MetadataStore {
   absl::Status Commit(const MetadataBatch& batch) override {
     // One at a time: an error must be known before the next batch is let in, since that
     // one may have been decided on a state which now may or may not come back.
-    absl::MutexLock lock(&commit_mu_);
+    MutexLock lock(&commit_mu_);
     if (!broken_.ok()) return broken_;
     absl::Status status = key_value_->Write(batch.entries());
     if (!status.ok()) {
@@ -85,7 +85,7 @@ class RecordStore final : public MetadataStore {
   }
 
   const std::unique_ptr<KeyValue> key_value_;
-  absl::Mutex commit_mu_;
+  Mutex commit_mu_;
   absl::Status broken_ ABSL_GUARDED_BY(commit_mu_);  // not OK after a failed commit
 };
 

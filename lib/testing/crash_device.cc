@@ -19,7 +19,7 @@ PowerSupply::Draw PowerSupply::Take() {
 }
 
 void PowerSupply::Restore(uint64_t seed) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   std::mt19937_64 random(seed);
   for (CrashDevice* device : devices_) device->PowerCut(random());
   requests_.store(0);
@@ -35,18 +35,18 @@ CrashDevice::CrashDevice(std::string name, uint64_t size_bytes, PowerSupply* pow
       random_(options.seed) {
   assert(size_bytes % kSectorBytes == 0);
   if (power_ == nullptr) return;
-  absl::MutexLock lock(&power_->mutex_);
+  MutexLock lock(&power_->mutex_);
   power_->devices_.push_back(this);
 }
 
 CrashDevice::~CrashDevice() {
   if (power_ == nullptr) return;
-  absl::MutexLock lock(&power_->mutex_);
+  MutexLock lock(&power_->mutex_);
   std::erase(power_->devices_, this);
 }
 
 void CrashDevice::PowerCut(uint64_t seed) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   std::mt19937_64 random(seed);
   for (const auto& [sector, versions] : unflushed_) {
     const uint64_t pick = random() % (versions.size() + 1);
@@ -56,7 +56,7 @@ void CrashDevice::PowerCut(uint64_t seed) {
 }
 
 uint64_t CrashDevice::unflushed_sectors() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return unflushed_.size();
 }
 
@@ -77,7 +77,7 @@ void CrashDevice::Submit(DeviceIo& io, IoGroup& group) {
 
 void CrashDevice::Run(const DeviceIo& io, bool power_goes) {
   const bool fua = io.fua && !power_goes;
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   uint64_t offset = io.offset;
   switch (io.kind) {
     case IoKind::kRead:

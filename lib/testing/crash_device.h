@@ -31,7 +31,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/synchronization/mutex.h"
+#include "lib/base/mutex.h"
 #include "lib/base/units.h"
 #include "lib/blockdev/block_device.h"
 
@@ -63,7 +63,7 @@ class PowerSupply {
 
   std::atomic<uint64_t> requests_{0};
   std::atomic<uint64_t> cut_at_{UINT64_MAX};
-  absl::Mutex mutex_;
+  Mutex mutex_;
   std::vector<CrashDevice*> devices_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -111,7 +111,7 @@ class CrashDevice final : public BlockDevice {
   const Options options_;
   PowerSupply* const power_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
   // By sector; what is absent is zeros.
   absl::flat_hash_map<uint64_t, Sector> durable_ ABSL_GUARDED_BY(mutex_);

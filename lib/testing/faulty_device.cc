@@ -37,55 +37,55 @@ FaultyDevice::FaultyDevice(std::unique_ptr<BlockDevice> inner, const FaultyDevic
 
 FaultyDevice::~FaultyDevice() {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     assert(queue_.empty());
     stopping_ = true;
+    changed_.SignalAll();
   }
   for (std::thread& worker : workers_) worker.join();
 }
 
 void FaultyDevice::AddFault(const Fault& fault) {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   rules_.push_back({.fault = fault});
 }
 
 void FaultyDevice::ClearFaults() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   rules_.clear();
 }
 
 void FaultyDevice::Die(int error) {
   assert(error != 0);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   dead_error_ = error;
 }
 
 void FaultyDevice::Revive() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   dead_error_ = 0;
 }
 
 void FaultyDevice::Pause() {
   assert(options_.threads > 0);
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   paused_ = true;
+  changed_.SignalAll();
 }
 
 void FaultyDevice::Resume() {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   paused_ = false;
+  changed_.SignalAll();
 }
 
 void FaultyDevice::AwaitPaused(uint64_t count) {
-  absl::MutexLock lock(&mutex_);
-  auto enough = [this, count]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return paused_ && queue_.size() >= count;
-  };
-  mutex_.Await(absl::Condition(&enough));
+  MutexLock lock(&mutex_);
+  while (!paused_ || queue_.size() < count) changed_.Wait(&mutex_);
 }
 
 FaultyDevice::Counters FaultyDevice::counters() const {
-  absl::MutexLock lock(&mutex_);
+  MutexLock lock(&mutex_);
   return counters_;
 }
 
@@ -112,11 +112,12 @@ FaultyDevice::Fate FaultyDevice::Draw(const DeviceIo& io) {
 void FaultyDevice::Submit(DeviceIo& io, IoGroup& group) {
   Fate fate;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     ++counters_.submitted[static_cast<size_t>(io.kind)];
     fate = Draw(io);
     if (options_.threads > 0) {
       queue_.push_back({.io = &io, .group = &group, .fate = fate});
+      changed_.SignalAll();
       return;
     }
   }
@@ -127,8 +128,8 @@ void FaultyDevice::WorkerLoop() {
   while (true) {
     InFlight request{};
     {
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(this, &FaultyDevice::HasWork));
+      MutexLock lock(&mutex_);
+      while (!HasWork()) changed_.Wait(&mutex_);
       if (stopping_) return;
       const size_t pick = std::uniform_int_distribution<size_t>(0, queue_.size() - 1)(random_);
       std::swap(queue_[pick], queue_.back());
@@ -144,7 +145,7 @@ void FaultyDevice::Execute(DeviceIo& io, IoGroup& group, const Fate& fate) {
   int error = fate.error;
   Fault::Effect effect = fate.effect;
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (dead_error_ != 0) {
       error = dead_error_;
       effect = Fault::Effect::kRefused;
@@ -193,7 +194,7 @@ void FaultyDevice::Tear(const DeviceIo& io, uint64_t seed) {
 absl::Status FaultyDevice::Extents(uint64_t offset, uint64_t length,
                                    absl::FunctionRef<bool(uint64_t, uint64_t, bool)> fn) {
   {
-    absl::MutexLock lock(&mutex_);
+    MutexLock lock(&mutex_);
     if (dead_error_ != 0) return ErrnoStatus(dead_error_, "device " + name() + " is dead");
   }
   return inner_->Extents(offset, length, fn);

@@ -28,8 +28,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "lib/base/mutex.h"
 #include "lib/blockdev/block_device.h"
 
 namespace braid {
@@ -148,7 +148,8 @@ class FaultyDevice final : public BlockDevice {
   const std::unique_ptr<BlockDevice> inner_;
   const FaultyDeviceOptions options_;
 
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
+  CondVar changed_;  // paused_, stopping_, or queue_ has grown
   std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
   std::vector<Rule> rules_ ABSL_GUARDED_BY(mutex_);
   int dead_error_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -31,13 +31,13 @@ void SectorHistory::Fill(uint64_t id, uint64_t first_sector, absl::Span<char> da
 }
 
 void SectorHistory::AddChange(const Change& change) {
-  absl::MutexLock l(&mu_);
+  MutexLock l(&mu_);
   changes_.push_back(change);
 }
 
 void SectorHistory::AddRead(uint64_t first_sector, uint64_t began, uint64_t ended,
                             absl::Span<const char> data) {
-  absl::MutexLock l(&mu_);
+  MutexLock l(&mu_);
   for (size_t i = 0; i < data.size() / kSectorBytes; ++i) {
     uint64_t words[kWords];
     memcpy(words, data.data() + i * kSectorBytes, kSectorBytes);
@@ -130,7 +130,7 @@ std::string SectorHistory::JudgeSector(uint64_t sector, std::vector<Change>& cha
 }
 
 std::string SectorHistory::Judge() {
-  absl::MutexLock l(&mu_);
+  MutexLock l(&mu_);
   if (carried_.empty()) {
     // The zeros before the history, ended before the first stamp.
     carried_.resize(sectors_, {Change{.id = 0, .first_sector = 0, .sectors = sectors_}});

@@ -24,8 +24,8 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
+#include "lib/base/mutex.h"
 #include "lib/base/units.h"
 
 namespace braid {
@@ -75,7 +75,7 @@ class SectorHistory {
   const bool reads_exclude_writes_;
   std::atomic<uint64_t> clock_{0};
   std::atomic<uint64_t> ids_{0};
-  absl::Mutex mu_;
+  Mutex mu_;
   std::vector<Change> changes_ ABSL_GUARDED_BY(mu_);
   std::vector<SectorRead> reads_ ABSL_GUARDED_BY(mu_);
   // Changes of earlier histories that may still be what a sector holds.

@@ -9,7 +9,7 @@ bool RangeLock::Conflict(const Hold& a, const Hold& b) {
 
 RangeLock::Hold::Hold(RangeLock& lock, uint64_t offset, uint64_t length, Mode mode)
     : lock_(lock), begin_(offset), end_(offset + length), mode_(mode) {
-  absl::MutexLock l(&lock_.mu_);
+  MutexLock l(&lock_.mu_);
   for (Hold* earlier = lock_.tail_; earlier != nullptr; earlier = earlier->previous_) {
     if (Conflict(*earlier, *this)) ++waits_for_;
   }
@@ -20,7 +20,7 @@ RangeLock::Hold::Hold(RangeLock& lock, uint64_t offset, uint64_t length, Mode mo
 }
 
 RangeLock::Hold::~Hold() {
-  absl::MutexLock l(&lock_.mu_);
+  MutexLock l(&lock_.mu_);
   for (Hold* later = next_; later != nullptr; later = later->next_) {
     if (Conflict(*this, *later) && --later->waits_for_ == 0) later->free_.Signal();
   }

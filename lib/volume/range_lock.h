@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "lib/base/mutex.h"
 
 namespace braid {
 
@@ -34,7 +34,7 @@ class RangeLock {
     const Mode mode_;
     // Guarded by lock_.mu_: earlier holds that overlap and have not ended.
     uint32_t waits_for_ = 0;
-    absl::CondVar free_;
+    CondVar free_;
     Hold* previous_ = nullptr;
     Hold* next_ = nullptr;
   };
@@ -42,7 +42,7 @@ class RangeLock {
  private:
   static bool Conflict(const Hold& a, const Hold& b);
 
-  absl::Mutex mu_;
+  Mutex mu_;
   Hold* head_ ABSL_GUARDED_BY(mu_) = nullptr;  // oldest
   Hold* tail_ ABSL_GUARDED_BY(mu_) = nullptr;
 };

@@ -362,7 +362,7 @@ absl::Status Volume::RetireDevice(DeviceIndex device, int error) {
   // Before waiting for others that retire: should the process die meanwhile, the next one
   // must know not to trust the device.
   if (journal_ != nullptr) journal_->Doubt(device);
-  absl::MutexLock l(&retire_mu_);
+  MutexLock l(&retire_mu_);
   // What could become stale on this device did when it was first retired, and nothing
   // comes back into sync while the volume is open.
   if (retired_[device.value()]) {

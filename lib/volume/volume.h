@@ -38,8 +38,8 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
+#include "lib/base/mutex.h"
 #include "lib/blockdev/block_device.h"
 #include "lib/mapping/map_run.h"
 #include "lib/mapping/page_table.h"
@@ -178,7 +178,7 @@ class Volume {
   alignas(64) RangeLock ranges_;
 
   // Failing requests only. Taken while a range is held; never the other way round.
-  absl::Mutex retire_mu_;
+  Mutex retire_mu_;
   std::vector<bool> retired_ ABSL_GUARDED_BY(retire_mu_);  // by DeviceIndex
 };
 

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
+#include "lib/base/mutex.h"
 #include "lib/base/unique_fd.h"
 #include "lib/base/uuid.h"
 #include "lib/blockdev/memory_device.h"
@@ -28,48 +28,49 @@ class FakeAuthority final : public LegAuthority {
   explicit FakeAuthority(std::vector<MapRun> runs) : runs_(std::move(runs)) {}
 
   absl::StatusOr<std::vector<MapRun>> MarkStale(DeviceIndex device, absl::string_view) override {
-    absl::MutexLock l(&mu_);
+    MutexLock l(&mu_);
     ++asked_;
-    const auto free = [this] { return !held_up_; };
-    mu_.Await(absl::Condition(&free));
+    changed_.SignalAll();
+    while (held_up_) changed_.Wait(&mu_);
     if (!refusal_.ok()) return refusal_;
     runs_ = MarkDeviceStale(std::move(runs_), device);
     return runs_;
   }
   void ReportFault(absl::string_view what) override {
-    absl::MutexLock l(&mu_);
+    MutexLock l(&mu_);
     faults_.emplace_back(what);
   }
 
   // Answers nothing until told otherwise, as when it cannot be reached.
   void HoldUp(bool yes) {
-    absl::MutexLock l(&mu_);
+    MutexLock l(&mu_);
     held_up_ = yes;
+    changed_.SignalAll();
   }
   void Refuse(absl::Status refusal) {
-    absl::MutexLock l(&mu_);
+    MutexLock l(&mu_);
     refusal_ = std::move(refusal);
   }
   void AwaitAsked() {
-    absl::MutexLock l(&mu_);
-    const auto asked = [this] { return asked_ > 0; };
-    mu_.Await(absl::Condition(&asked));
+    MutexLock l(&mu_);
+    while (asked_ == 0) changed_.Wait(&mu_);
   }
   int asked() const {
-    absl::MutexLock l(&mu_);
+    MutexLock l(&mu_);
     return asked_;
   }
   std::vector<std::string> faults() const {
-    absl::MutexLock l(&mu_);
+    MutexLock l(&mu_);
     return faults_;
   }
   std::vector<MapRun> runs() const {
-    absl::MutexLock l(&mu_);
+    MutexLock l(&mu_);
     return runs_;
   }
 
  private:
-  mutable absl::Mutex mu_;
+  mutable Mutex mu_;
+  CondVar changed_;  // asked_ or held_up_
   std::vector<MapRun> runs_ ABSL_GUARDED_BY(mu_);
   std::vector<std::string> faults_ ABSL_GUARDED_BY(mu_);
   absl::Status refusal_ ABSL_GUARDED_BY(mu_);

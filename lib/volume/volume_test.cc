@@ -1,10 +1,12 @@
 #include "lib/volume/volume.h"
 
 #include <cerrno>
+#include <chrono>
+#include <future>
 #include <string>
 #include <thread>
 
-#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "lib/base/errno_status.h"
 #include "lib/volume/volume_fixture.h"
@@ -31,6 +33,10 @@ std::string ReadBack(Volume& volume, uint64_t offset, uint64_t length) {
   absl::Status s = volume.Read(offset, absl::MakeSpan(bytes));
   EXPECT_TRUE(s.ok()) << s;
   return bytes;
+}
+
+bool StaysAway(const std::future<void>& event) {
+  return event.wait_for(std::chrono::milliseconds(30)) == std::future_status::timeout;
 }
 
 class VolumeOfEachShape : public testing::TestWithParam<Shape> {};
@@ -178,13 +184,14 @@ TEST(Volume, AnswersAWriteThatALegMissedOnlyOnceTheLegIsStale) {
   VolumeFixture f(kMirror, kSize);
   f.devices[0]->Die();
   f.authority.HoldUp(true);
-  absl::Notification done;
+  std::promise<void> written;
+  const std::future<void> done = written.get_future();
   std::thread writer([&] {
     EXPECT_TRUE(f.volume->Write(0, Pattern(kSize, 1), false).ok());
-    done.Notify();
+    written.set_value();
   });
   f.authority.AwaitAsked();
-  EXPECT_FALSE(done.WaitForNotificationWithTimeout(absl::Milliseconds(30)));
+  EXPECT_TRUE(StaysAway(done));
   f.authority.HoldUp(false);
   writer.join();
   // Back with its old bytes, the device must not be read, nor written.
@@ -203,14 +210,15 @@ TEST(Volume, HoldsReadsOfARangeThatAFailingWriteLeavesOpen) {
   f.authority.HoldUp(true);
   std::thread writer([&] { EXPECT_TRUE(f.volume->Write(0, Pattern(4096, 1), false).ok()); });
   f.authority.AwaitAsked();
-  absl::Notification read;
+  std::promise<void> read;
+  const std::future<void> read_done = read.get_future();
   std::thread reader([&] {
     EXPECT_TRUE(ReadBack(*f.volume, 0, 512) == Pattern(512, 1));
-    read.Notify();
+    read.set_value();
   });
   // Elsewhere life goes on.
   EXPECT_EQ(ReadBack(*f.volume, 8192, 512), std::string(512, '\0'));
-  EXPECT_FALSE(read.WaitForNotificationWithTimeout(absl::Milliseconds(30)));
+  EXPECT_TRUE(StaysAway(read_done));
   f.authority.HoldUp(false);
   writer.join();
   reader.join();
@@ -389,10 +397,11 @@ TEST(Volume, ReturnsNothingOfAWriteThatSomeLegDoesNotHaveYet) {
   for (bool read_first : {false, true}) {
     VolumeFixture f(kMirror, kSize, {.threads = 1});
     for (auto& device : f.devices) device->Pause();
-    absl::Notification read_done;
+    std::promise<void> answered;
+    const std::future<void> read_done = answered.get_future();
     const auto read = [&] {
       ReadBack(*f.volume, 0, 512);
-      read_done.Notify();
+      answered.set_value();
     };
     std::thread reader;
     if (read_first) {
@@ -404,7 +413,7 @@ TEST(Volume, ReturnsNothingOfAWriteThatSomeLegDoesNotHaveYet) {
     f.devices[1]->AwaitPaused(1);
     f.devices[0]->Resume();
     if (!read_first) reader = std::thread(read);
-    EXPECT_FALSE(read_done.WaitForNotificationWithTimeout(absl::Milliseconds(50)));
+    EXPECT_TRUE(StaysAway(read_done));
     f.devices[1]->Resume();
     writer.join();
     reader.join();

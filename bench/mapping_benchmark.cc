@@ -13,10 +13,12 @@
 //              SequentialLookup  every 64 KiB in order, from the start or, for further
 //                                threads, from their share of the volume
 //   STRUCTURE  page_table        lib/mapping
-//              bare_array        one uint64_t per extent in a vector, with the page table's
-//                                huge pages, indexed by offset / extent size: the limit.
-//                                It holds device and unit, and nothing but places: no
-//                                holes, tables, stripes, legs or flags
+//              bare_array        one word per extent in a vector, indexed by offset / extent
+//                                size: the limit. No holes, tables, stripes, legs or flags,
+//                                so it asks nothing. All else is the page table's: huge
+//                                pages, the words and their unpacking into device and byte
+//                                on it, offsets in the same order, and what is constant held
+//                                in local variables
 //              btree_map         absl::btree_map from first byte to length and place, asked
 //                                by upper_bound, as maps of ranges are
 //              std_map           std::map, asked alike
@@ -91,13 +93,13 @@ MapWord WordOf(uint64_t extent, uint32_t leg, uint64_t units) {
                          DeviceUnit((extent ^ 5) * units));
 }
 
-// Each structure is built from a Volume and finds where one leg keeps a byte: device and
-// byte on it, added up, so that both must be worked out.
-uint64_t Answer(DeviceIndex device, uint64_t device_offset) {
-  return device.value() + device_offset;
-}
-uint64_t AnswerOf(MapWord word, uint64_t in_extent) {
-  return Answer(word.device(), word.device_offset() + in_extent);
+// Each structure is built from a Volume, and its reader() finds where one leg keeps a byte:
+// device and byte on it, added up.
+uint64_t Answer(LegPlace place) {
+  uint64_t device = place.device().value();
+  // Both must be worked out: a compiler that sees the sum takes both from the word at once.
+  asm("" : "+r"(device));
+  return device + place.device_offset();
 }
 
 // A volume's copies are few and known to its request path: a single one needs no choice.
@@ -121,12 +123,15 @@ class PageTableMap {
       }
     }
   }
-  ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t Find(uint64_t offset) const {
-    // As reads spread over copies.
-    const uint32_t leg = static_cast<uint32_t>(offset / kSectorBytes) % kLegs;
-    const LegPlace place = table_->Look(table_->geometry().Locate(offset), leg);
-    return Answer(place.device, place.device_offset);
-  }
+  struct Reader {
+    PageTable::Reader table;
+    ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t Find(uint64_t offset) const {
+      // As reads spread over copies.
+      const uint32_t leg = static_cast<uint32_t>(offset / kSectorBytes) % kLegs;
+      return Answer(table.Look(table.geometry().Locate(offset), leg));
+    }
+  };
+  Reader reader() const { return {table_->reader()}; }
 
  private:
   std::unique_ptr<PageTable> table_;
@@ -151,24 +156,24 @@ struct HugePageAllocator {
   friend bool operator==(HugePageAllocator, HugePageAllocator) { return true; }
 };
 
+template <uint64_t kBytes>  // of an extent
 class BareArray {
  public:
-  explicit BareArray(const Volume& volume)
-      : shift_(volume.small_extents ? 16 : 22),
-        mask_(volume.extent_bytes() - 1),
-        words_(volume.size_bytes >> shift_) {
+  explicit BareArray(const Volume& volume) : words_(volume.size_bytes / kBytes) {
     for (uint64_t i = 0; i < words_.size(); ++i) {
-      words_[i] = WordOf(i, 0, volume.extent_bytes() / kSmallExtentBytes).raw();
+      words_[i] = WordOf(i, 0, kBytes / kSmallExtentBytes);
     }
   }
-  ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t Find(uint64_t offset) const {
-    return AnswerOf(MapWord(words_[offset >> shift_]), offset & mask_);
-  }
+  struct Reader {
+    const MapWord* words;
+    ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t Find(uint64_t offset) const {
+      return Answer({words[offset / kBytes], offset % kBytes});
+    }
+  };
+  Reader reader() const { return {words_.data()}; }
 
  private:
-  uint32_t shift_;
-  uint64_t mask_;
-  std::vector<uint64_t, HugePageAllocator<uint64_t>> words_;
+  std::vector<MapWord, HugePageAllocator<MapWord>> words_;
 };
 
 struct Range {
@@ -186,13 +191,14 @@ class RangeMap {
                         Range{step, WordOf(first / step, 0, step / kSmallExtentBytes)});
     }
   }
+  const RangeMap& reader() const { return *this; }
   ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t Find(uint64_t offset) const {
     auto found = map_.upper_bound(offset);
     if (found == map_.begin()) return 0;
     --found;
     const uint64_t in_extent = offset - found->first;
     if (in_extent >= found->second.length_bytes) return 0;
-    return AnswerOf(found->second.word, in_extent);
+    return Answer({found->second.word, in_extent});
   }
 
  private:
@@ -203,6 +209,7 @@ using StdMap = RangeMap<std::map<uint64_t, Range>>;
 
 struct NoMap {
   explicit NoMap(const Volume&) {}
+  const NoMap& reader() const { return *this; }
   ABSL_ATTRIBUTE_ALWAYS_INLINE uint64_t Find(uint64_t offset) const { return offset; }
 };
 
@@ -275,28 +282,42 @@ class SequentialOffsets {
   uint64_t next_;
 };
 
+// Each batch of look-ups is a function of its own, with all that it uses in local variables,
+// so that registers hold the look-up and nothing else. Long enough that calls and the
+// benchmark's own count cost nothing.
+constexpr int kBatch = 1024;
+
+template <class Map, class Offsets>
+ABSL_ATTRIBUTE_NOINLINE uint64_t Independent(const Map& map, Offsets& offsets_at) {
+  const auto& reader = map.reader();
+  Offsets offsets = offsets_at;
+  uint64_t sum = 0;
+  for (int i = 0; i < kBatch; ++i) sum += reader.Find(offsets.Next(0));
+  offsets_at = offsets;
+  return sum;
+}
+
+template <class Map, class Offsets>
+ABSL_ATTRIBUTE_NOINLINE uint64_t Chained(const Map& map, Offsets& offsets_at) {
+  const auto& reader = map.reader();
+  Offsets offsets = offsets_at;
+  uint64_t found = 0;
+  for (int i = 0; i < kBatch; ++i) {
+    found = reader.Find(offsets.Next(found >> 62));
+    // No place sets those two bits, so nothing was added; but neither processor nor
+    // compiler may know before it has found them.
+    asm volatile("" : "+r"(found));
+  }
+  offsets_at = offsets;
+  return found;
+}
+
 template <class Map, class Offsets>
 void Run(benchmark::State& state, const Volume& volume, Offsets offsets, bool chained) {
-  constexpr int kBatch = 1024;  // so that the loop's own count costs nothing
   const Built<Map>& built = Built<Map>::Of(volume);
-  const Map& map = *built.map;
-  uint64_t sum = 0;
-  if (chained) {
-    while (state.KeepRunningBatch(kBatch)) {
-      uint64_t found = 0;
-      for (int i = 0; i < kBatch; ++i) {
-        found = map.Find(offsets.Next(found >> 62));
-        // No place sets those two bits, so nothing was added; but neither processor nor
-        // compiler may know before it has found them.
-        asm volatile("" : "+r"(found));
-      }
-      benchmark::DoNotOptimize(found);
-    }
-  } else {
-    while (state.KeepRunningBatch(kBatch)) {
-      for (int i = 0; i < kBatch; ++i) sum += map.Find(offsets.Next(0));
-      benchmark::DoNotOptimize(sum);
-    }
+  while (state.KeepRunningBatch(kBatch)) {
+    uint64_t found = chained ? Chained(*built.map, offsets) : Independent(*built.map, offsets);
+    benchmark::DoNotOptimize(found);
   }
   state.SetItemsProcessed(state.iterations());
   if (state.thread_index() == 0) {
@@ -345,7 +366,8 @@ void RegisterAll() {
       if (small && bytes > kTiB) continue;
       const Volume volume{name, bytes, small};
       if (!small) Register<NoMap>("no_map", volume);
-      Register<BareArray>("bare_array", volume);
+      small ? Register<BareArray<kSmallExtentBytes>>("bare_array", volume)
+            : Register<BareArray<kExtentBytes>>("bare_array", volume);
       Register<PageTableMap<1>>("page_table", volume);
       Register<BtreeMap>("btree_map", volume);
       Register<StdMap>("std_map", volume);

@@ -159,6 +159,7 @@ absl::StatusOr<std::unique_ptr<AttachmentClient>> AttachmentClient::Take(
   const absl::Time give_up = absl::Now() + options.timeout;
   absl::Status status = client->Prepare(give_up);
   if (status.ok()) status = client->Lock();
+  if (status.ok() && !options.read_only) client->OpenJournal();
   if (status.ok()) status = client->Open(give_up);
   if (!status.ok()) return status;
   return client;
@@ -246,6 +247,25 @@ absl::Status AttachmentClient::Lock() {
   }
 }
 
+void AttachmentClient::OpenJournal() {
+  const absl::StatusOr<Uuid> boot_id = Uuid::Parse(BootId());
+  absl::StatusOr<std::unique_ptr<AttachmentJournal>> journal =
+      boot_id.ok() ? AttachmentJournal::Open(lock_.get(), *boot_id) : boot_id.status();
+  if (journal.ok()) {
+    journal_ = *std::move(journal);
+  } else {
+    surroundings_.log(absl::StrCat("going on without a journal of writes in flight (",
+                                   journal.status().message(),
+                                   "); should this process die, only one copy of a mirror will "
+                                   "be kept"));
+  }
+}
+
+void AttachmentClient::NoteSettled() {
+  journal_->ForgetPast();
+  unsettled_ = false;
+}
+
 absl::Status AttachmentClient::Open(absl::Time give_up) {
   const std::string volume_id = attachment_.volume_id;
   absl::Status status = KeepAsking(give_up, kOpenAttempt, NoAnswer, "waiting for it",
@@ -257,6 +277,7 @@ absl::Status AttachmentClient::Open(absl::Time give_up) {
                                        (void)Close();
                                      return read;
                                    });
+  if (status.ok() && journal_ != nullptr) journal_->Begin(attachment_.epoch);
   if (NoAnswer(status))
     return absl::UnavailableError(absl::StrCat(
         "the control plane at ", options_.control, " stopped answering while it granted ",
@@ -273,6 +294,10 @@ absl::Status AttachmentClient::ReadGrant(grpc::ClientContext& context,
   request.set_boot_id(BootId());
   request.set_pid(static_cast<uint64_t>(getpid()));
   request.set_read_only(options_.read_only);
+  if (journal_ != nullptr && journal_->past().has_value()) {
+    request.set_settles_epoch(journal_->past()->epoch.value());
+    unsettled_ = true;
+  }
   const std::unique_ptr<grpc::ClientReader<braid::v1::OpenAttachmentResponse>> reader =
       stub_->OpenAttachment(&context, request);
   std::optional<uint64_t> expected;  // runs; unknown before the header
@@ -360,7 +385,7 @@ void AttachmentClient::ReportFault(absl::string_view what) {
 absl::Status AttachmentClient::Close() {
   if (unsettled_)
     return absl::FailedPreconditionError(
-        "a copy missed a write and that could not be recorded; only one copy will be kept");
+        "copies may differ, and the next attachment has to settle that");
   braid::v1::CloseAttachmentRequest request;
   request.set_volume_id(attachment_.volume_id);
   request.set_epoch(attachment_.epoch.value());

@@ -10,10 +10,12 @@
 // the lock next may rely on no write being under way. When the process dies the kernel
 // drops it.
 //
-// A holder that ends without Close, however, leaves an unclean end: of a mirrored volume
-// one copy stays and the others become stale when it is next attached. That is always
-// safe, so every doubt ends there: Close refuses when a copy is known to have missed a
-// write that could not be made stale.
+// A holder that ends without Close leaves an unclean end. The next one on this machine
+// finds its journal in the lock file and makes the copies equal where it was writing; if
+// there is none to be trusted, one copy stays and the others become stale. Either is always
+// safe, so every doubt ends there: Close refuses while copies may differ, because one
+// missed a write that could not be made stale, or because what an earlier holder left has
+// not been settled.
 #ifndef BRAID_NBDKIT_PLUGIN_ATTACHMENT_CLIENT_H_
 #define BRAID_NBDKIT_PLUGIN_ATTACHMENT_CLIENT_H_
 
@@ -35,6 +37,7 @@
 #include "lib/base/uuid.h"
 #include "lib/mapping/geometry.h"
 #include "lib/mapping/map_run.h"
+#include "lib/volume/attachment_journal.h"
 #include "lib/volume/volume.h"
 
 namespace braid {
@@ -97,6 +100,11 @@ class AttachmentClient : public LegAuthority {
                                                 absl::string_view reason) override;
   void ReportFault(absl::string_view what) override;
 
+  // Where the volume notes its writes in flight; null where it cannot or need not.
+  AttachmentJournal* journal() const { return journal_.get(); }
+  // What journal()->past() tells has been settled.
+  void NoteSettled();
+
   // A clean end. The caller has flushed and writes no more. Waits at most
   // options.close_timeout; an error means that the end counts as unclean.
   absl::Status Close();
@@ -106,6 +114,7 @@ class AttachmentClient : public LegAuthority {
   // Steps of Take, in this order.
   absl::Status Prepare(absl::Time give_up);
   absl::Status Lock();
+  void OpenJournal();
   absl::Status Open(absl::Time give_up);
   absl::Status ReadGrant(grpc::ClientContext& context, const std::string& volume_id);
 
@@ -121,10 +130,12 @@ class AttachmentClient : public LegAuthority {
   const std::unique_ptr<braid::v1::AttachmentService::Stub> stub_;
   std::string lock_path_;
   UniqueFd lock_;
+  std::unique_ptr<AttachmentJournal> journal_;
   // Constant after Take.
   Attachment attachment_;
   std::vector<MapRun> runs_;
-  // A copy missed a write, and nobody could be told.
+  // Copies may differ: one missed a write, and nobody could be told; or an earlier holder
+  // left writes in flight.
   std::atomic<bool> unsettled_{false};
 };
 

@@ -1,5 +1,7 @@
 #include "nbdkit-plugin/devices.h"
 
+#include <sys/resource.h>
+
 #include <string>
 #include <utility>
 
@@ -47,10 +49,21 @@ absl::StatusOr<std::unique_ptr<BlockDevice>> OpenOne(const DeviceIdentity& ident
   return device;
 }
 
+// A device takes a handful of descriptors, and a striped volume may have hundreds of
+// devices; the usual soft limit of 1024 is for programs that use select(2).
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  // Without it a device too many is reported as missing.
+  (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
 
 OpenedDevices OpenDevices(absl::Span<const DeviceIdentity> identities, bool read_only,
                           const Surroundings& surroundings) {
+  RaiseDescriptorLimit();
   OpenedDevices opened;
   for (const DeviceIdentity& identity : identities) {
     absl::StatusOr<std::unique_ptr<BlockDevice>> device = OpenOne(identity, read_only);

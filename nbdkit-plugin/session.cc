@@ -48,7 +48,7 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Start(const PluginConfig& conf
   } else {
     absl::StatusOr<std::unique_ptr<Volume>> volume =
         Volume::Open(attachment.geometry, session->client_->runs(), std::move(opened.devices),
-                     session->client_.get(), config.read_only);
+                     session->client_.get(), session->client_->journal(), config.read_only);
     session->client_->DropRuns();
     status = volume.status();
     if (volume.ok()) session->volume_ = *std::move(volume);
@@ -61,6 +61,23 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Start(const PluginConfig& conf
     return status;
   }
   return std::shared_ptr<Session>(std::move(session));
+}
+
+absl::Status Session::SettlePast(const Surroundings& surroundings) {
+  const AttachmentJournal* const journal = client_->journal();
+  if (journal == nullptr) return absl::OkStatus();
+  const AttachmentJournal::Past past = journal->past().value_or(AttachmentJournal::Past());
+  if (!past.writes.empty() || !past.doubted.empty()) {
+    surroundings.log(absl::StrCat("the last server of volume ", name(), " died with ",
+                                  past.writes.size(), " writes in flight; settling them"));
+  }
+  if (absl::Status status = volume_->Settle(past); !status.ok()) {
+    return absl::Status(status.code(),
+                        absl::StrCat("what the last server of volume ", name(),
+                                     " had in flight could not be settled: ", status.message()));
+  }
+  client_->NoteSettled();
+  return absl::OkStatus();
 }
 
 bool Session::IsExport(absl::string_view name) const {

@@ -39,6 +39,8 @@ class Session {
 
  private:
   Session() = default;
+  // Makes copies equal where the holder before died while writing.
+  absl::Status SettlePast(const Surroundings& surroundings);
 
   // Destroyed from the last to the first: the lock in the client outlives the devices.
   std::unique_ptr<AttachmentClient> client_;

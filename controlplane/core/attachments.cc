@@ -98,7 +98,9 @@ absl::StatusOr<VolumePtr> Attachments::Open(const Uuid& id, const HolderSpec& ho
     return HolderAlive(record).status();
   }
 
-  const bool may_differ = last.held && !last.read_only && record.legs > 1;
+  const bool settles =
+      !holder.read_only && holder.settles == last.epoch && last.boot_id == holder.boot_id;
+  const bool may_differ = last.held && !last.read_only && record.legs > 1 && !settles;
   std::vector<MapRun> runs = *(*volume)->runs;
   if (may_differ) {
     absl::StatusOr<std::vector<MapRun>> kept =

@@ -8,10 +8,13 @@
 //
 // `held` is committed before a holder may do its first I/O and cleared after its clean
 // end. When it is set as the next one comes, the last holder ended uncleanly: a write of
-// its may have reached some legs and not others. If it could write, of every extent one
-// in-sync copy stays and the others become stale, in the very commit that grants the next
-// epoch, for a reader as for a writer: whatever was read once cannot turn back. A reader
-// leaves nothing behind.
+// its may have reached some legs and not others. If only its process ended, its journal
+// (lib/volume/attachment_journal.h) says which writes, and a writer that has found it makes
+// the legs equal there: all copies stay. The journal counts when its epoch is the one on
+// record and the machine has not restarted since. In every other case, if the holder could
+// write, of every extent one in-sync copy stays and the others become stale, in the very
+// commit that grants the next epoch, for a reader as for a writer: whatever was read once
+// cannot turn back. A reader leaves nothing behind.
 //
 // A fault (an only copy was lost) stays with the volume until it is deleted. A clean write
 // does not clear it: what was lost is still lost, elsewhere, and only the owner of the data
@@ -34,6 +37,8 @@ struct HolderSpec {
   Uuid boot_id;
   uint64_t pid = 0;
   bool read_only = false;
+  // Whose notes of writes in flight it has and will settle; Epoch() none.
+  Epoch settles;
 };
 
 // Thread-safe.

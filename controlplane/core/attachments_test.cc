@@ -13,6 +13,9 @@ namespace braid {
 namespace {
 
 class AttachmentsTest : public testing::Test {
+ public:
+  void TestBody() override {}
+
  protected:
   AttachmentsTest() : medium_(std::make_shared<MemoryMedium>()) {
     Restart();
@@ -32,10 +35,10 @@ class AttachmentsTest : public testing::Test {
   }
   VolumePtr Now() { return site_->volumes->Get("m")->volume; }
   // A new process that takes the lock first.
-  absl::StatusOr<VolumePtr> Open(bool read_only = false) {
+  absl::StatusOr<VolumePtr> Open(bool read_only = false, Epoch settles = Epoch()) {
     host_.SetLocked(lock_, true);
-    return site_->attachments->Open(id_,
-                                    {.boot_id = host_.BootId(), .pid = 7, .read_only = read_only});
+    return site_->attachments->Open(
+        id_, {.boot_id = host_.BootId(), .pid = 7, .read_only = read_only, .settles = settles});
   }
   void Die() { host_.SetLocked(lock_, false); }
   // The names of the devices with stale extents.
@@ -87,6 +90,36 @@ TEST_F(AttachmentsTest, UncleanWriterLeavesOneLeg) {
   EXPECT_EQ(Stale().size(), 1u);
   EXPECT_EQ(site_->volumes->Get("m")->health, VolumeHealth::kDegraded);
   EXPECT_EQ(site_->volumes->Get("m")->stale_bytes, 16 * kMiB);
+}
+
+TEST_F(AttachmentsTest, HolderWithTheLastOnesJournalKeepsAllLegs) {
+  ASSERT_TRUE(Open().ok());
+  for (uint64_t epoch = 1; epoch < 4; ++epoch) {
+    Die();
+    ASSERT_TRUE(Open(/*read_only=*/false, Epoch(epoch)).ok());
+    EXPECT_EQ(Stale(), "");
+  }
+}
+
+TEST_F(AttachmentsTest, JournalThatIsNotTheLastHoldersCountsForNothing) {
+  const struct {
+    const char* name;
+    bool reboot, read_only;
+    Epoch settles;
+  } cases[] = {{"of an older epoch", false, false, Epoch(1)},
+               {"of an epoch to come", false, false, Epoch(3)},
+               {"from before a restart", true, false, Epoch(2)},
+               {"with a reader, who cannot settle", false, true, Epoch(2)}};
+  for (const auto& c : cases) {
+    AttachmentsTest fresh;
+    ASSERT_TRUE(fresh.Open().ok());
+    fresh.Die();
+    ASSERT_TRUE(fresh.Open(false, Epoch(1)).ok());
+    fresh.Die();
+    if (c.reboot) fresh.host_.Reboot();
+    ASSERT_TRUE(fresh.Open(c.read_only, c.settles).ok()) << c.name;
+    EXPECT_EQ(fresh.Stale().size(), 1u) << c.name;
+  }
 }
 
 TEST_F(AttachmentsTest, ReaderAfterUncleanWriterSeesOneLegToo) {

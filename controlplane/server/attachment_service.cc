@@ -43,8 +43,11 @@ grpc::Status AttachmentService::OpenAttachment(
     return ToGrpc(absl::InvalidArgumentError(
         "boot_id is not a UUID; give what /proc/sys/kernel/random/boot_id says"));
   }
-  absl::StatusOr<VolumePtr> opened = attachments_.Open(
-      *id, {.boot_id = *boot_id, .pid = request->pid(), .read_only = request->read_only()});
+  absl::StatusOr<VolumePtr> opened =
+      attachments_.Open(*id, {.boot_id = *boot_id,
+                              .pid = request->pid(),
+                              .read_only = request->read_only(),
+                              .settles = Epoch(request->settles_epoch())});
   if (!opened.ok()) {
     Log(LogLevel::kWarning, "attachment refused",
         {{"volume_id", id->ToString()}, {"reason", opened.status().message()}});

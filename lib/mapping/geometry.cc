@@ -32,7 +32,11 @@ absl::StatusOr<Geometry> Geometry::Make(uint64_t size_bytes, uint32_t columns,
   geometry.columns_ = columns;
   geometry.legs_ = legs;
   geometry.stripe_bytes_ = columns == 1 ? kExtentBytes : stripe_bytes;
-  geometry.stripe_shift_ = static_cast<uint32_t>(__builtin_ctzll(geometry.stripe_bytes_));
+  if (columns > 1) {
+    geometry.stripe_shift_ = static_cast<uint32_t>(__builtin_ctzll(stripe_bytes));
+  } else {
+    geometry.stripe_shift_ = legs > 1 ? 63 : 0;
+  }
   // Unused with one column, where it would not fit.
   geometry.column_reciprocal_ = columns == 1 ? 0 : UINT64_MAX / columns + 1;
   // As long as the longest column, which is the first.

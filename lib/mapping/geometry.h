@@ -47,9 +47,11 @@ class Geometry {
                                        uint32_t legs);
 
   uint64_t size_bytes() const { return size_bytes_; }
-  uint32_t columns() const { return columns_; }
+  uint32_t columns() const { return static_cast<uint32_t>(columns_); }
   uint64_t stripe_bytes() const { return stripe_bytes_; }
-  uint32_t legs() const { return legs_; }
+  uint32_t legs() const { return static_cast<uint32_t>(legs_); }
+  // One column of one leg: a row is an extent and has one word.
+  bool plain() const { return stripe_shift_ == 0; }
   // Large extents in each column; the last may reach past the volume's end.
   uint64_t extents_per_column() const { return extents_per_column_; }
   // Rows of the page table: columns * extents_per_column.
@@ -63,11 +65,12 @@ class Geometry {
   // Where volume byte `offset` lies. offset < size_bytes(). Inline: it is part of
   // every look-up.
   ColumnPlace Locate(uint64_t offset) const {
-    if (columns_ == 1) return {0, offset};
+    if (plain()) return {0, offset};
     const uint64_t stripe = offset >> stripe_shift_;
     const uint64_t round = DivideByColumns(stripe);
+    // What the stripe units of the other columns take is taken out.
     return {static_cast<uint32_t>(stripe - round * columns_),
-            (round << stripe_shift_) | (offset & (stripe_bytes_ - 1))};
+            offset - ((stripe - round) << stripe_shift_)};
   }
   // The inverse of Locate; the result may lie past size_bytes() for places in the
   // unused tail of a column.
@@ -85,10 +88,7 @@ class Geometry {
   }
   // The row of the page table for a place: rows of one extent index of all columns lie
   // together, so that a volume grows at the end of the table.
-  // With one column Locate has asked the same, and compilers join the two: no look-up in a
-  // linear volume multiplies.
   uint64_t Row(ColumnPlace place) const {
-    if (columns_ == 1) return place.offset / kExtentBytes;
     return (place.offset / kExtentBytes) * columns_ + place.column;
   }
   uint64_t Row(uint32_t column, ExtentIndex extent) const {
@@ -110,9 +110,13 @@ class Geometry {
   uint64_t size_bytes_ = 0;
   uint64_t stripe_bytes_ = kExtentBytes;
   uint64_t extents_per_column_ = 0;
-  uint32_t columns_ = 1;
-  uint32_t legs_ = 1;
-  uint32_t stripe_shift_ = 22;
+  // Wider than they need, as look-ups reckon with them.
+  uint64_t columns_ = 1;
+  uint64_t legs_ = 1;
+  // Of stripe_bytes_ where there are several columns. With one column 63, so that Locate
+  // finds every offset in stripe 0 and leaves it as it is; 0 in a plain volume, which does
+  // not get so far: one field answers both questions of a look-up.
+  uint32_t stripe_shift_ = 0;
   uint64_t column_reciprocal_ = 0;  // ceil(2^64 / columns)
 };
 

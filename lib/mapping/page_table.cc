@@ -16,18 +16,23 @@ absl::StatusOr<std::unique_ptr<PageTable>> PageTable::Create(const Geometry& geo
 }
 
 PageTable::PageTable(const Geometry& geometry, ReservedMemory words)
-    : geometry_(geometry),
-      legs_(geometry.legs()),
-      words_(static_cast<uint64_t*>(words.data())),
-      words_memory_(std::move(words)) {}
+    : words_(std::move(words)), reader_(geometry, static_cast<uint64_t*>(words_.data())) {}
+
+LegPlace PageTable::Reader::LookInTable(MapWord word, uint64_t in_extent) {
+  if (!word.is_table()) return {};
+  const MapWord small = Load(word.table()[in_extent / kSmallExtentBytes]);
+  if (!small.is_extent()) return {};
+  return {small.WithStale(small.is_stale() || word.is_stale()), in_extent % kSmallExtentBytes};
+}
 
 void PageTable::SetLarge(uint64_t row, uint32_t leg, MapWord word) {
-  assert(row < geometry_.rows() && leg < legs_ && !word.is_table());
+  assert(row < geometry().rows() && leg < geometry().legs() && !word.is_table());
   Store(WordAt(row, leg), word);
 }
 
 absl::Status PageTable::SetSmall(uint64_t row, uint32_t leg, uint32_t small, MapWord word) {
-  assert(row < geometry_.rows() && leg < legs_ && small < kSmallPerExtent && !word.is_table());
+  assert(row < geometry().rows() && leg < geometry().legs() && small < kSmallPerExtent &&
+         !word.is_table());
   MapWord table = Word(row, leg);
   assert(table.is_table() || table.is_hole());
   if (!table.is_table()) {
@@ -45,7 +50,7 @@ absl::Status PageTable::SetSmall(uint64_t row, uint32_t leg, uint32_t small, Map
 }
 
 void PageTable::SetStale(uint64_t row, uint32_t leg, bool stale) {
-  assert(row < geometry_.rows() && leg < legs_);
+  assert(row < geometry().rows() && leg < geometry().legs());
   const MapWord word = Word(row, leg);
   if (word.is_hole()) return;
   // Look-ups take a small extent as stale when either word says so: the table's word goes
@@ -62,9 +67,9 @@ void PageTable::SetStale(uint64_t row, uint32_t leg, bool stale) {
 }
 
 absl::Status PageTable::Enter(const MapRun& run, uint64_t device_count) {
-  if (absl::Status status = CheckRun(geometry_, run, device_count); !status.ok()) return status;
-  const uint64_t stride = uint64_t{geometry_.columns()} * legs_;
-  uint64_t* const begin = &WordAt(geometry_.Row(run.column, run.first), run.leg);
+  if (absl::Status status = CheckRun(geometry(), run, device_count); !status.ok()) return status;
+  const uint64_t stride = uint64_t{geometry().columns()} * geometry().legs();
+  uint64_t* const begin = &WordAt(geometry().Row(run.column, run.first), run.leg);
   uint64_t raw = MapWord::Extent(run.device, run.unit, run.stale ? MapWord::kStale : 0).raw();
   constexpr uint64_t kNextExtent =
       MapWord::Extent(DeviceIndex(0), DeviceUnit(kSmallPerExtent)).raw() -

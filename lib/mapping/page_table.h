@@ -4,14 +4,19 @@
 // row lie side by side. A word is one of
 //
 //   hole          0                      nothing is mapped; reads as zeros
-//   large extent  device 16 | unit 40 | flags 8
-//   table         address of 64 words, one per small extent | flags 8
+//   large extent  flags 8 | unit 40 | device 16
+//   table         flags 8 | address of 64 words, one per small extent
 //
-// with flags in the low byte, of which three are taken; tables lie at multiples of their
-// 512 bytes, so their addresses leave that byte free. Look-ups take no lock and, for a
-// large extent, touch one cache line; a small one adds the line of its table. The array is
-// reserved, not filled, so an unmapped volume costs address space only (8 bytes per row
-// and leg); reserved_memory.h says when that is counted.
+// from the highest bit down, with three of the flags taken. The order makes the way to a
+// large extent short: the unit stands where its first byte does (a unit is 2^16 bytes), the
+// device is a register's low half word, and the flag to test is the sign. Addresses of user
+// space fit in 56 bits, and Linux hands out longer ones only to who asks for them.
+//
+// Look-ups take no lock and, for a large extent, touch one cache line; a small one adds the
+// line of its table. Many at once wait for memory together, as many as fit into the
+// processor's window, so that what counts then is the number of instructions
+// (docs/PERFORMANCE.md). The array is reserved, not filled, so an unmapped volume costs
+// address space only (8 bytes per row and leg); reserved_memory.h says when that is counted.
 //
 // Thread safety: look-ups from any thread at any time. Changes to different words may
 // run at once; changes to one word, and to small extents of one row and leg, are the
@@ -43,23 +48,25 @@ inline constexpr uint64_t kMaxDeviceUnits = uint64_t{1} << 40;  // 64 PiB of dev
 
 class MapWord {
  public:
-  enum Flag : uint8_t {
-    kMapped = 1,  // points at an extent; never together with kTable
-    kTable = 2,   // points at a table of small extents
-    kStale = 4,   // this leg missed a write here: never read, never written
-  };
+  // The flags. Points at an extent; never together with kTable.
+  static constexpr uint64_t kMapped = uint64_t{1} << 63;
+  // Points at a table of small extents.
+  static constexpr uint64_t kTable = uint64_t{1} << 62;
+  // This leg missed a write here: never read, never written.
+  static constexpr uint64_t kStale = uint64_t{1} << 61;
 
   constexpr MapWord() = default;
   explicit constexpr MapWord(uint64_t raw) : raw_(raw) {}
   // unit < kMaxDeviceUnits.
-  static constexpr MapWord Extent(DeviceIndex device, DeviceUnit unit, uint8_t more_flags = 0) {
+  static constexpr MapWord Extent(DeviceIndex device, DeviceUnit unit, uint64_t more_flags = 0) {
     assert(unit.value() < kMaxDeviceUnits);
-    return MapWord(uint64_t{device.value()} << 48 | unit.value() << 8 | kMapped | more_flags);
+    return MapWord(kMapped | more_flags | unit.value() << kDeviceBits | device.value());
   }
 
-  // `words` are kSmallPerExtent, aligned to their size.
   static MapWord Table(uint64_t* words) {
-    return MapWord(reinterpret_cast<uintptr_t>(words) | kTable);
+    const auto address = reinterpret_cast<uintptr_t>(words);
+    assert((address & ~kAddressMask) == 0);
+    return MapWord(address | kTable);
   }
 
   // Of these three one is true.
@@ -67,14 +74,15 @@ class MapWord {
   constexpr bool is_extent() const { return (raw_ & kMapped) != 0; }
   constexpr bool is_table() const { return (raw_ & kTable) != 0; }
   constexpr bool is_stale() const { return (raw_ & kStale) != 0; }
-  constexpr DeviceIndex device() const { return DeviceIndex(static_cast<uint16_t>(raw_ >> 48)); }
-  // Of the extent's first byte on its device: unit * 64 KiB, in one shift.
+  constexpr DeviceIndex device() const { return DeviceIndex(static_cast<uint16_t>(raw_)); }
+  // Of the extent's first byte on its device: unit * 64 KiB, which needs no shift.
   constexpr uint64_t device_offset() const {
-    return (raw_ << 8) & ((kMaxDeviceUnits - 1) * kSmallExtentBytes);
+    static_assert(kSmallExtentBytes == uint64_t{1} << kDeviceBits);
+    return raw_ & ((kMaxDeviceUnits - 1) << kDeviceBits);
   }
-  constexpr DeviceUnit unit() const { return DeviceUnit((raw_ >> 8) & (kMaxDeviceUnits - 1)); }
+  constexpr DeviceUnit unit() const { return DeviceUnit(device_offset() >> kDeviceBits); }
   // Of a table only; elsewhere the bits mean something else.
-  uint64_t* table() const { return reinterpret_cast<uint64_t*>(raw_ & ~uint64_t{0xff}); }
+  uint64_t* table() const { return reinterpret_cast<uint64_t*>(raw_ & kAddressMask); }
   constexpr MapWord WithStale(bool stale) const {
     return MapWord(stale ? raw_ | kStale : raw_ & ~uint64_t{kStale});
   }
@@ -82,15 +90,29 @@ class MapWord {
   friend constexpr bool operator==(MapWord, MapWord) = default;
 
  private:
+  static constexpr int kDeviceBits = 16;
+  static constexpr uint64_t kAddressMask = (uint64_t{1} << 56) - 1;
+
   uint64_t raw_ = 0;
 };
 
-// What one leg has at one byte. All but `mapped` is as constructed where it is false.
-struct LegPlace {
-  bool mapped = false;
-  bool stale = false;
-  DeviceIndex device;
-  uint64_t device_offset = 0;  // bytes from the device's first byte
+// What one leg has at one byte. Two words, so that it travels in registers.
+class LegPlace {
+ public:
+  LegPlace() = default;  // a hole
+  // `extent` has the byte `in_extent` bytes after its first.
+  LegPlace(MapWord extent, uint64_t in_extent) : word_(extent), in_extent_(in_extent) {}
+
+  bool mapped() const { return word_.is_extent(); }
+  // The rest says something only where mapped() is true; else it is false or 0.
+  bool stale() const { return word_.is_stale(); }
+  DeviceIndex device() const { return word_.device(); }
+  // Bytes from the device's first byte.
+  uint64_t device_offset() const { return word_.device_offset() + in_extent_; }
+
+ private:
+  MapWord word_;  // an extent or a hole
+  uint64_t in_extent_ = 0;
 };
 
 class PageTable {
@@ -100,21 +122,56 @@ class PageTable {
   PageTable(const PageTable&) = delete;
   PageTable& operator=(const PageTable&) = delete;
 
-  const Geometry& geometry() const { return geometry_; }
+  // Answers look-ups: the table's shape and address, by value. Good while the table lives,
+  // and sees every change. Callers with many look-ups to do keep a copy in a local
+  // variable: a compiler then holds it in registers, where what it reaches through a
+  // pointer it must load again after each word (another thread may have changed it, as far
+  // as an acquiring load can tell).
+  class Reader {
+   public:
+    const Geometry& geometry() const { return geometry_; }
 
-  // The word of a row and leg, as it is at some moment during the call.
-  // row < geometry().rows(), leg < geometry().legs().
-  MapWord Word(uint64_t row, uint32_t leg) const { return Load(WordAt(row, leg)); }
+    // The word of a row and leg, as it is at some moment during the call.
+    // row < geometry().rows(), leg < geometry().legs().
+    MapWord Word(uint64_t row, uint32_t leg) const { return Load(WordAt(row, leg)); }
 
-  // Where one leg keeps the byte at `place`, through a table of small extents when
-  // there is one.
+    // Where one leg keeps the byte at `place`, through a table of small extents when
+    // there is one.
+    ABSL_ATTRIBUTE_ALWAYS_INLINE LegPlace Look(ColumnPlace place, uint32_t leg) const {
+      // Locate has asked plain() too, and compilers join the two: no look-up in a plain
+      // volume multiplies. What stands before the question is then done on either way,
+      // which leaves fewer values to carry past where they meet.
+      const uint64_t extent = place.offset / kExtentBytes;
+      const uint64_t in_extent = place.offset % kExtentBytes;
+      const uint64_t copy =
+          geometry_.plain() ? extent : geometry_.Row(place) * geometry_.legs() + leg;
+      const MapWord word = Load(words_[copy]);
+      // One test on the common way: it tells extents from both tables and holes.
+      if (word.is_extent()) [[likely]]
+        return {word, in_extent};
+      return LookInTable(word, in_extent);
+    }
+
+   private:
+    friend class PageTable;
+    Reader(const Geometry& geometry, uint64_t* words) : geometry_(geometry), words_(words) {}
+
+    uint64_t& WordAt(uint64_t row, uint32_t leg) const {
+      return words_[row * geometry_.legs() + leg];
+    }
+    // `word` is a table or a hole. Never inline: the registers belong to large extents.
+    ABSL_ATTRIBUTE_NOINLINE static LegPlace LookInTable(MapWord word, uint64_t in_extent);
+
+    Geometry geometry_;
+    uint64_t* words_;
+  };
+
+  Reader reader() const { return reader_; }
+  const Geometry& geometry() const { return reader_.geometry(); }
+  // As the reader's.
+  MapWord Word(uint64_t row, uint32_t leg) const { return reader_.Word(row, leg); }
   ABSL_ATTRIBUTE_ALWAYS_INLINE LegPlace Look(ColumnPlace place, uint32_t leg) const {
-    const MapWord word = Word(geometry_.Row(place), leg);
-    const uint64_t in_extent = place.offset & (kExtentBytes - 1);
-    // One test on the common way: it tells extents from both tables and holes.
-    if (word.is_extent()) [[likely]]
-      return PlaceOf(word, in_extent);
-    return LookInTable(word, in_extent);
+    return reader_.Look(place, leg);
   }
 
   // Changes. Each takes effect for look-ups that begin after it returns.
@@ -142,7 +199,6 @@ class PageTable {
   static constexpr uint64_t kTableBytes = kSmallPerExtent * sizeof(uint64_t);
   // A slab is one huge page.
   static constexpr uint64_t kTablesPerSlab = kHugePageBytes / kTableBytes;
-  static_assert(kTableBytes >= 256, "a table's address must leave the flags' byte free");
 
   PageTable(const Geometry& geometry, ReservedMemory words);
 
@@ -153,28 +209,12 @@ class PageTable {
   static void Store(uint64_t& word, MapWord value) {
     std::atomic_ref<uint64_t>(word).store(value.raw(), std::memory_order_release);
   }
-  uint64_t& WordAt(uint64_t row, uint32_t leg) const { return words_[row * legs_ + leg]; }
-  static LegPlace PlaceOf(MapWord extent, uint64_t in_extent) {
-    return {true, extent.is_stale(), extent.device(), extent.device_offset() + in_extent};
-  }
-  // `word` is a table or a hole.
-  static LegPlace LookInTable(MapWord word, uint64_t in_extent) {
-    if (word.is_table()) {
-      const MapWord small = Load(word.table()[in_extent / kSmallExtentBytes]);
-      if (small.is_extent()) {
-        return {true, small.is_stale() || word.is_stale(), small.device(),
-                small.device_offset() + (in_extent & (kSmallExtentBytes - 1))};
-      }
-    }
-    return {false, false, DeviceIndex(0), 0};
-  }
+  uint64_t& WordAt(uint64_t row, uint32_t leg) const { return reader_.WordAt(row, leg); }
   // All holes.
   absl::StatusOr<uint64_t*> NewTable();
 
-  const Geometry geometry_;
-  const uint64_t legs_;
-  uint64_t* const words_;
-  const ReservedMemory words_memory_;
+  const ReservedMemory words_;
+  const Reader reader_;
 
   mutable Mutex mu_;
   std::vector<ReservedMemory> slabs_ ABSL_GUARDED_BY(mu_);

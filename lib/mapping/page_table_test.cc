@@ -37,11 +37,11 @@ TEST(PageTable, EnteredRunsAreFoundAtTheirPlaces) {
         const uint64_t in_extent = (extent * 12345 + leg) % kExtentBytes;
         const LegPlace place = table->Look({column, extent * kExtentBytes + in_extent}, leg);
         const bool entered = column == 1 && leg == 1 && extent >= 2 && extent < 7;
-        ASSERT_EQ(place.mapped, entered);
+        ASSERT_EQ(place.mapped(), entered);
         if (!entered) continue;
-        EXPECT_TRUE(place.stale);
-        EXPECT_EQ(place.device, DeviceIndex(9));
-        EXPECT_EQ(place.device_offset,
+        EXPECT_TRUE(place.stale());
+        EXPECT_EQ(place.device(), DeviceIndex(9));
+        EXPECT_EQ(place.device_offset(),
                   640 * kSmallExtentBytes + (extent - 2) * kExtentBytes + in_extent);
       }
     }
@@ -84,12 +84,12 @@ TEST(PageTable, StaleTableMakesItsSmallExtentsStaleAndBack) {
   const auto table = Make(kExtentBytes);
   ASSERT_TRUE(table->SetSmall(0, 0, 3, MapWord::Extent(DeviceIndex(1), DeviceUnit(7))).ok());
   table->SetStale(0, 0, true);
-  EXPECT_TRUE(table->Look({0, 3 * kSmallExtentBytes}, 0).stale);
-  EXPECT_TRUE(table->Look({0, 3 * kSmallExtentBytes}, 0).mapped);
-  EXPECT_FALSE(table->Look({0, 4 * kSmallExtentBytes}, 0).mapped);
+  EXPECT_TRUE(table->Look({0, 3 * kSmallExtentBytes}, 0).stale());
+  EXPECT_TRUE(table->Look({0, 3 * kSmallExtentBytes}, 0).mapped());
+  EXPECT_FALSE(table->Look({0, 4 * kSmallExtentBytes}, 0).mapped());
   table->SetStale(0, 0, false);
-  EXPECT_FALSE(table->Look({0, 3 * kSmallExtentBytes}, 0).stale);
-  EXPECT_EQ(table->Look({0, 3 * kSmallExtentBytes + 5}, 0).device_offset,
+  EXPECT_FALSE(table->Look({0, 3 * kSmallExtentBytes}, 0).stale());
+  EXPECT_EQ(table->Look({0, 3 * kSmallExtentBytes + 5}, 0).device_offset(),
             7 * kSmallExtentBytes + 5);
 }
 
@@ -195,11 +195,11 @@ TEST(PageTable, MatchesAModelUnderRandomChanges) {
             const LegPlace found = table->Look(
                 {column, extent * kExtentBytes + small * kSmallExtentBytes + in_small}, leg);
             const auto expected = model.find({g.Row(column, ExtentIndex(extent)), leg, small});
-            ASSERT_EQ(found.mapped, expected != model.end());
-            if (!found.mapped) continue;
-            ASSERT_EQ(found.device.value(), expected->second.device);
-            ASSERT_EQ(found.device_offset, expected->second.unit * kSmallExtentBytes + in_small);
-            ASSERT_EQ(found.stale, expected->second.stale);
+            ASSERT_EQ(found.mapped(), expected != model.end());
+            if (!found.mapped()) continue;
+            ASSERT_EQ(found.device().value(), expected->second.device);
+            ASSERT_EQ(found.device_offset(), expected->second.unit * kSmallExtentBytes + in_small);
+            ASSERT_EQ(found.stale(), expected->second.stale);
           }
         }
       }
@@ -231,11 +231,11 @@ TEST(PageTable, LookUpsMeetWholeWordsWhileWordsChange) {
         const uint64_t offset = random() % (kRows * kExtentBytes);
         const auto leg = static_cast<uint32_t>(random() % 2);
         const LegPlace place = table->Look({0, offset}, leg);
-        if (!place.mapped) continue;
+        if (!place.mapped()) continue;
         found.fetch_add(1, std::memory_order_relaxed);
         const uint64_t row = offset / kExtentBytes;
-        if (place.device.value() != row * 2 + leg ||
-            place.device_offset % (1'000'000 * kSmallExtentBytes) != offset) {
+        if (place.device().value() != row * 2 + leg ||
+            place.device_offset() % (1'000'000 * kSmallExtentBytes) != offset) {
           wrong.fetch_add(1, std::memory_order_relaxed);
         }
       }
@@ -285,9 +285,9 @@ TEST(PageTable, TablesOfSmallExtentsCostTheirWordsOnly) {
   }
   EXPECT_EQ(table->table_bytes(), 10'000 * 64 * 8u);
   for (uint64_t row = 0; row < 10'000; ++row) {
-    ASSERT_EQ(table->Look({0, row * kExtentBytes + 63 * kSmallExtentBytes}, 0).device_offset,
+    ASSERT_EQ(table->Look({0, row * kExtentBytes + 63 * kSmallExtentBytes}, 0).device_offset(),
               row * kSmallExtentBytes);
-    ASSERT_FALSE(table->Look({0, row * kExtentBytes}, 0).mapped);
+    ASSERT_FALSE(table->Look({0, row * kExtentBytes}, 0).mapped());
   }
 }
 
@@ -300,9 +300,9 @@ TEST(PageTable, LargestVolumeIsCreatedOrRefusedAndFoundAtItsEnd) {
   }
   const uint64_t last = (*table)->geometry().rows() - 1;
   EXPECT_TRUE((*table)->Enter(RunOf(0, 3, last, 1, 5, 64), 6).ok());
-  EXPECT_EQ((*table)->Look({0, kMaxVolumeBytes - 1}, 3).device_offset,
+  EXPECT_EQ((*table)->Look({0, kMaxVolumeBytes - 1}, 3).device_offset(),
             kExtentBytes + kExtentBytes - kSectorBytes - 1);
-  EXPECT_FALSE((*table)->Look({0, kMaxVolumeBytes - 1}, 0).mapped);
+  EXPECT_FALSE((*table)->Look({0, kMaxVolumeBytes - 1}, 0).mapped());
 }
 
 // Of this thread: other work on the machine does not count.
@@ -317,7 +317,7 @@ TEST(PageTable, WholeMapOfASixtyFourTebibyteVolumeIsEnteredInUnderASecond) {
   const double begin = CpuSeconds();
   ASSERT_TRUE(table->Enter(RunOf(0, 0, 0, table->geometry().rows(), 0, 0), 1).ok());
   const double took = CpuSeconds() - begin;
-  EXPECT_EQ(table->Look({0, 64 * kTiB - 1}, 0).device_offset, 64 * kTiB - 1);
+  EXPECT_EQ(table->Look({0, 64 * kTiB - 1}, 0).device_offset(), 64 * kTiB - 1);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   // About 0.3 s here.
   EXPECT_LT(took, 1.0);

@@ -13,7 +13,8 @@ namespace braid {
 
 absl::StatusOr<std::unique_ptr<Volume>> Volume::Open(
     const Geometry& geometry, const std::vector<MapRun>& runs,
-    std::vector<std::unique_ptr<BlockDevice>> devices, LegAuthority* authority, bool read_only) {
+    std::vector<std::unique_ptr<BlockDevice>> devices, LegAuthority* authority,
+    AttachmentJournal* journal, bool read_only) {
   absl::StatusOr<std::unique_ptr<PageTable>> map = PageTable::Create(geometry);
   if (!map.ok()) return map.status();
   uint64_t rows = 0;
@@ -36,16 +37,17 @@ absl::StatusOr<std::unique_ptr<Volume>> Volume::Open(
                                                    geometry.rows() * geometry.legs()));
   }
   auto volume = std::unique_ptr<Volume>(
-      new Volume(*std::move(map), std::move(devices), authority, read_only));
+      new Volume(*std::move(map), std::move(devices), authority, journal, read_only));
   volume->ApplyRuns(runs);
   return volume;
 }
 
 Volume::Volume(std::unique_ptr<PageTable> map, std::vector<std::unique_ptr<BlockDevice>> devices,
-               LegAuthority* authority, bool read_only)
+               LegAuthority* authority, AttachmentJournal* journal, bool read_only)
     : map_(std::move(map)),
       slots_(devices.size()),
       authority_(authority),
+      journal_(map_->geometry().legs() > 1 ? journal : nullptr),
       read_only_(read_only),
       retired_(devices.size(), false) {
   for (size_t i = 0; i < devices.size(); ++i) {
@@ -88,8 +90,8 @@ std::optional<Volume::Source> Volume::ChooseSource(const Piece& piece, uint32_t 
   for (uint32_t i = 0; i < legs; ++i, leg = leg + 1 == legs ? 0 : leg + 1) {
     if ((skip >> leg & 1) != 0) continue;
     const LegPlace place = map_->Look(piece.place, leg);
-    if (!place.mapped || place.stale) continue;
-    const Slot& slot = slots_[place.device.value()];
+    if (!place.mapped() || place.stale()) continue;
+    const Slot& slot = slots_[place.device().value()];
     if (!slot.suspect.load(std::memory_order_relaxed)) return Source{leg, place};
     if (!fallback) fallback = Source{leg, place};
   }
@@ -120,7 +122,7 @@ absl::Status Volume::ReadOnce(uint64_t offset, absl::Span<char> data) {
   ForEachPiece(geometry(), offset, data.size(), [&](const Piece& piece) {
     char* buffer = data.data() + (piece.volume_offset - offset);
     if (std::optional<Source> source = ChooseSource(piece, 0)) {
-      plan.Add(piece, source->leg, source->place.device, source->place.device_offset, buffer);
+      plan.Add(piece, source->leg, source->place.device(), source->place.device_offset(), buffer);
       return true;
     }
     status = ErrnoStatus(EIO, "no copy in sync");
@@ -146,9 +148,9 @@ absl::Status Volume::ReadOnce(uint64_t offset, absl::Span<char> data) {
 
 absl::Status Volume::ReadPiece(const Piece& piece, char* buffer, uint32_t tried) {
   while (std::optional<Source> source = ChooseSource(piece, tried)) {
-    Slot& slot = slots_[source->place.device.value()];
+    Slot& slot = slots_[source->place.device().value()];
     absl::Status s =
-        slot.device->Read(source->place.device_offset, absl::MakeSpan(buffer, piece.length));
+        slot.device->Read(source->place.device_offset(), absl::MakeSpan(buffer, piece.length));
     if (s.ok()) return s;
     slot.suspect.store(true, std::memory_order_relaxed);
     tried |= uint32_t{1} << source->leg;
@@ -161,7 +163,7 @@ absl::Status Volume::Cache(uint64_t offset, uint64_t length) {
   IoPlan plan(DeviceIo{.kind = IoKind::kCache});
   ForEachPiece(geometry(), offset, length, [&](const Piece& piece) {
     if (std::optional<Source> source = ChooseSource(piece, 0)) {
-      plan.Add(piece, source->leg, source->place.device, source->place.device_offset, nullptr);
+      plan.Add(piece, source->leg, source->place.device(), source->place.device_offset(), nullptr);
     }
     return true;
   });
@@ -179,9 +181,9 @@ absl::Status Volume::Extents(uint64_t offset, uint64_t length,
     uint64_t told = 0;  // bytes of this piece
     if (source) {
       // An error leaves the rest of the piece to be told as data, which is always true.
-      slots_[source->place.device.value()]
+      slots_[source->place.device().value()]
           .device
-          ->Extents(source->place.device_offset, piece.length,
+          ->Extents(source->place.device_offset(), piece.length,
                     [&](uint64_t, uint64_t part, bool is_hole) {
                       wanted = fn(piece.volume_offset + told, part, is_hole);
                       told += part;
@@ -232,9 +234,13 @@ absl::Status Volume::Change(const DeviceIo& request, uint64_t offset, absl::Span
   if (!mirrored()) return ChangeHeld(request, offset, data);
 
   RangeLock::Hold hold(ranges_, offset, request.length, RangeLock::Mode::kExclusive);
+  AttachmentJournal::Write note(journal_, offset, request.length);
   writes_begun_.fetch_add(1);
   absl::Status s = ChangeHeld(request, offset, data);
   writes_ended_.fetch_add(1);
+  // Legs that differ and could not be recorded as such are the next holder's to settle.
+  if (stopped_.load(std::memory_order_relaxed)) [[unlikely]]
+    note.Keep();
   return s;
 }
 
@@ -249,8 +255,8 @@ absl::Status Volume::ChangeHeld(const DeviceIo& request, uint64_t offset,
     bool any = false;
     for (uint32_t leg = 0; leg < geometry().legs(); ++leg) {
       const LegPlace place = map_->Look(piece.place, leg);
-      if (!place.mapped || place.stale) continue;
-      plan.Add(piece, leg, place.device, place.device_offset, buffer);
+      if (!place.mapped() || place.stale()) continue;
+      plan.Add(piece, leg, place.device(), place.device_offset(), buffer);
       any = true;
     }
     covered = covered && any;
@@ -284,7 +290,7 @@ absl::Status Volume::ChangeHeld(const DeviceIo& request, uint64_t offset,
   }
   for (const IoPlan::Part& part : plan.parts()) {
     const int error = plan.error(part);
-    if (error == 0 || map_->Look(part.piece.place, part.leg).stale) continue;
+    if (error == 0 || map_->Look(part.piece.place, part.leg).stale()) continue;
     const DeviceIndex device = plan.device(part);
     if (request.fua) LoseData(device, "a write through to the disk", error);
     return ErrnoStatus(error, absl::StrCat("writing ", slots_[device.value()].device->name(),
@@ -320,15 +326,49 @@ absl::Status Volume::Flush() {
   return absl::OkStatus();
 }
 
+// ------------------------------------------------------------------ after a death
+
+absl::Status Volume::Settle(const AttachmentJournal::Past& past) {
+  if (!mirrored()) return absl::OkStatus();
+  for (DeviceIndex device : past.doubted) {
+    if (device.value() >= slots_.size()) {
+      return absl::DataLossError("the journal doubts a device that the volume does not have");
+    }
+    if (absl::Status s = RetireDevice(device, EIO); !s.ok()) return s;
+  }
+  // A read returns nothing of a write in flight, so nobody has seen any of these bytes and
+  // each leg's are as good as the others'.
+  std::string bytes;
+  for (const AttachmentJournal::Range& range : past.writes) {
+    if (range.length == 0 || !RangeFits(range.offset, range.length, geometry().size_bytes())) {
+      return absl::DataLossError("the journal notes a write outside the volume");
+    }
+    for (uint64_t done = 0; done < range.length;) {
+      bytes.resize(std::min(range.length - done, kMiB));
+      const uint64_t offset = range.offset + done;
+      if (absl::Status s = Read(offset, absl::MakeSpan(bytes)); !s.ok()) return s;
+      if (absl::Status s = Write(offset, bytes, false); !s.ok()) return s;
+      done += bytes.size();
+    }
+  }
+  return absl::OkStatus();
+}
+
 // -------------------------------------------------------------------------- failures
 
 absl::Status Volume::RetireDevice(DeviceIndex device, int error) {
   Slot& slot = slots_[device.value()];
   slot.suspect.store(true, std::memory_order_relaxed);
+  // Before waiting for others that retire: should the process die meanwhile, the next one
+  // must know not to trust the device.
+  if (journal_ != nullptr) journal_->Doubt(device);
   MutexLock l(&retire_mu_);
   // What could become stale on this device did when it was first retired, and nothing
   // comes back into sync while the volume is open.
-  if (retired_[device.value()]) return absl::OkStatus();
+  if (retired_[device.value()]) {
+    if (journal_ != nullptr) journal_->Settled(device);
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::vector<MapRun>> runs =
       authority_->MarkStale(device, absl::StrCat(slot.device->name(), ": ", strerror(error)));
   if (!runs.ok()) {
@@ -341,6 +381,7 @@ absl::Status Volume::RetireDevice(DeviceIndex device, int error) {
   }
   ApplyRuns(*runs);
   retired_[device.value()] = true;
+  if (journal_ != nullptr) journal_->Settled(device);
   return absl::OkStatus();
 }
 

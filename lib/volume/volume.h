@@ -5,7 +5,7 @@
 // pieces, each piece looked up once, pieces that follow each other on a device gathered
 // into one vectored request, and all devices' requests submitted before any is waited for.
 //
-// Mirrored volumes keep three promises beyond that:
+// Mirrored volumes keep four promises beyond that:
 //
 //   One order.   Writes (and zeroes, trims) that overlap run one after the other, so all
 //                legs end with the same bytes.
@@ -14,6 +14,8 @@
 //                an older answer. Reads that meet no write take no lock: they look at the
 //                count of writes begun before and after; the others wait in the range
 //                lock.
+//   Equal after  Every write is noted, while it is in flight, in a journal that outlives this
+//   death.       process; the next one makes the legs equal there before it serves anybody.
 //   Stale first. When a leg misses a write, the authority makes that staleness durable
 //                before the write completes. An extent's last in-sync copy is never made
 //                stale: its error goes to the client.
@@ -42,6 +44,7 @@
 #include "lib/mapping/map_run.h"
 #include "lib/mapping/page_table.h"
 #include "lib/mapping/split.h"
+#include "lib/volume/attachment_journal.h"
 #include "lib/volume/io_plan.h"
 #include "lib/volume/range_lock.h"
 
@@ -73,13 +76,21 @@ class Volume {
   };
 
   // `runs` map every row of every leg once; `devices` by DeviceIndex, a missing one
-  // represented by MakeMissingDevice; `authority` outlives the volume. InvalidArgument
-  // when the runs leave a gap, overlap, or reach past a device's end.
+  // represented by MakeMissingDevice; `authority` and `journal` outlive the volume. Without
+  // a journal (null) nothing is noted, and an unclean end must be settled by others.
+  // InvalidArgument when the runs leave a gap, overlap, or reach past a device's end.
   static absl::StatusOr<std::unique_ptr<Volume>> Open(
       const Geometry& geometry, const std::vector<MapRun>& runs,
-      std::vector<std::unique_ptr<BlockDevice>> devices, LegAuthority* authority, bool read_only);
+      std::vector<std::unique_ptr<BlockDevice>> devices, LegAuthority* authority,
+      AttachmentJournal* journal, bool read_only);
   Volume(const Volume&) = delete;
   Volume& operator=(const Volume&) = delete;
+
+  // Settles what the holder before had in flight when its process died, before anything
+  // is served: devices it had found wanting become stale, and where it was writing all
+  // in-sync legs get the bytes of one of them. DataLoss when the notes cannot be this
+  // volume's; an error leaves them as they are.
+  absl::Status Settle(const AttachmentJournal::Past& past);
 
   const Geometry& geometry() const { return map_->geometry(); }
   bool read_only() const { return read_only_; }
@@ -121,7 +132,7 @@ class Volume {
   };
 
   Volume(std::unique_ptr<PageTable> map, std::vector<std::unique_ptr<BlockDevice>> devices,
-         LegAuthority* authority, bool read_only);
+         LegAuthority* authority, AttachmentJournal* journal, bool read_only);
 
   bool mirrored() const { return map_->geometry().legs() > 1; }
   absl::Status CheckRange(uint64_t offset, uint64_t length) const;
@@ -148,6 +159,7 @@ class Volume {
   const std::unique_ptr<PageTable> map_;
   std::vector<Slot> slots_;  // by DeviceIndex; constant after Open
   LegAuthority* const authority_;
+  AttachmentJournal* const journal_;  // of mirrored volumes; else null
   const bool read_only_;
   bool can_trim_ = true;
   bool can_zero_fast_ = true;

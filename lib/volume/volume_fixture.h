@@ -3,16 +3,21 @@
 #ifndef BRAID_LIB_VOLUME_VOLUME_FIXTURE_H_
 #define BRAID_LIB_VOLUME_VOLUME_FIXTURE_H_
 
+#include <sys/mman.h>
+
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "lib/base/mutex.h"
+#include "lib/base/unique_fd.h"
+#include "lib/base/uuid.h"
 #include "lib/blockdev/memory_device.h"
 #include "lib/mapping/map_run.h"
 #include "lib/testing/borrowed_device.h"
 #include "lib/testing/faulty_device.h"
+#include "lib/volume/attachment_journal.h"
 #include "lib/volume/volume.h"
 
 namespace braid {
@@ -125,13 +130,21 @@ class VolumeFixture {
     return runs;
   }
 
-  // Anew, on the same devices and with what the authority knows.
+  // As the next holder: on the same devices, with what the authority and the journal know.
   void Open() {
     volume.reset();
+    journal.reset();
+    journal = AttachmentJournal::Open(journal_file.get(), boot).value();
+    journal->Begin(++epoch);
     std::vector<std::unique_ptr<BlockDevice>> borrowed;
     for (auto& device : devices) borrowed.push_back(BorrowDevice(device.get()));
-    volume =
-        Volume::Open(geometry, authority.runs(), std::move(borrowed), &authority, false).value();
+    volume = Volume::Open(geometry, authority.runs(), std::move(borrowed), &authority,
+                          journal.get(), false)
+                 .value();
+    if (!journal->past().has_value()) return;
+    const absl::Status settled = volume->Settle(*journal->past());
+    EXPECT_TRUE(settled.ok()) << settled;
+    journal->ForgetPast();
   }
 
   // What one leg holds of a volume range, stale or not.
@@ -152,6 +165,11 @@ class VolumeFixture {
 
   const Geometry geometry;
   FakeAuthority authority;
+  const Uuid boot = Uuid::Random();
+  const UniqueFd journal_file{memfd_create("braid-journal", MFD_CLOEXEC)};
+  // As each holder finds it.
+  std::unique_ptr<AttachmentJournal> journal;
+  Epoch epoch;
   std::vector<std::unique_ptr<FaultyDevice>> devices;
   std::unique_ptr<Volume> volume;
 };

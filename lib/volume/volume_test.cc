@@ -128,7 +128,7 @@ TEST(Volume, OpensOnlyOnAMapWithoutGapsOverlapsOrPlacesPastADevice) {
     std::vector<std::unique_ptr<BlockDevice>> devices;
     for (int i = 0; i < 2; ++i) devices.push_back(MakeMemoryDevice("d", device_bytes));
     FakeAuthority authority(runs);
-    return Volume::Open(g, runs, std::move(devices), &authority, false).status().code();
+    return Volume::Open(g, runs, std::move(devices), &authority, nullptr, false).status().code();
   };
   const std::vector<MapRun> good = VolumeFixture::Runs(g);
   constexpr uint64_t kEnough = 5 * kExtentBytes;
@@ -150,7 +150,8 @@ TEST(Volume, TakesNoChangeWhenReadOnly) {
   std::vector<std::unique_ptr<BlockDevice>> borrowed;
   for (auto& device : f.devices) borrowed.push_back(BorrowDevice(device.get()));
   auto volume =
-      Volume::Open(f.geometry, f.authority.runs(), std::move(borrowed), &f.authority, true).value();
+      Volume::Open(f.geometry, f.authority.runs(), std::move(borrowed), &f.authority, nullptr, true)
+          .value();
   EXPECT_EQ(ErrnoOf(volume->Write(0, Pattern(512, 1), false)), EROFS);
   EXPECT_EQ(ErrnoOf(volume->Zero(0, 512, {})), EROFS);
   EXPECT_EQ(ErrnoOf(volume->Trim(0, 512, false)), EROFS);
@@ -301,6 +302,60 @@ TEST(Volume, StopsWhenStalenessCannotBeRecorded) {
   EXPECT_FALSE(f.volume->Flush().ok()) << "a clean end would hide that the legs differ";
 }
 
+// The same volume, opened by the next holder once the authority listens again.
+TEST(Volume, SettlesWhatItStoppedOver) {
+  VolumeFixture f(kMirror, kSize);
+  f.devices[0]->Die();
+  f.authority.Refuse(absl::UnavailableError("no disk"));
+  EXPECT_FALSE(f.volume->Write(0, Pattern(4096, 1), false).ok());
+  f.devices[0]->Revive();
+  f.authority.Refuse(absl::OkStatus());
+  f.Open();
+  EXPECT_TRUE(ReadBack(*f.volume, 0, 4096) == Pattern(4096, 1));
+  EXPECT_TRUE(f.LegBytes(0, 0, 512) == std::string(512, '\0')) << "the leg in doubt was used";
+  for (const MapRun& run : f.authority.runs()) EXPECT_EQ(run.stale, run.leg == 0);
+}
+
+TEST(Volume, MakesLegsEqualWhereTheHolderBeforeDiedWriting) {
+  VolumeFixture f(kMirror3, kSize);
+  const std::string all = Pattern(kSize, 1);
+  ASSERT_TRUE(f.volume->Write(0, all, false).ok());
+  // Two writes that reached one leg each, the second one in part, across an extent boundary.
+  const uint64_t first = 8192, second = kExtentBytes - 2 * kMiB, length = 3 * kMiB;
+  const auto reach = [&](uint32_t leg, uint64_t offset, const std::string& bytes) {
+    ForEachPiece(f.geometry, offset, bytes.size(), [&](const Piece& piece) {
+      const uint64_t extent = piece.place.offset / kExtentBytes;
+      const uint64_t at = (f.geometry.extents_per_column() - extent) * kExtentBytes +
+                          piece.place.offset % kExtentBytes;
+      EXPECT_TRUE(
+          f.devices[leg]
+              ->Write(at, absl::MakeConstSpan(&bytes[piece.volume_offset - offset], piece.length))
+              .ok());
+      return true;
+    });
+  };
+  reach(1, first, Pattern(4096, 2));
+  AttachmentJournal::Write(f.journal.get(), first, 4096).Keep();
+  reach(2, second, Pattern(length / 2, 3));
+  AttachmentJournal::Write(f.journal.get(), second, length).Keep();
+  ASSERT_FALSE(f.LegBytes(0, 0, kSize) == f.LegBytes(1, 0, kSize));
+  f.Open();
+  const std::string now = ReadBack(*f.volume, 0, kSize);
+  for (uint32_t leg = 0; leg < 3; ++leg) EXPECT_TRUE(f.LegBytes(leg, 0, kSize) == now);
+  EXPECT_TRUE(now.substr(0, first) == all.substr(0, first));
+  EXPECT_TRUE(now.substr(second + length) == all.substr(second + length));
+  EXPECT_EQ(f.authority.asked(), 0);
+  EXPECT_FALSE(f.journal->past().has_value());
+}
+
+TEST(Volume, RefusesToSettleNotesThatCannotBeItsOwn) {
+  VolumeFixture f(kMirror, kSize);
+  AttachmentJournal::Past past{.writes = {{kSize - 512, 1024}}};
+  EXPECT_EQ(f.volume->Settle(past).code(), absl::StatusCode::kDataLoss);
+  past = {.doubted = {DeviceIndex(2)}};
+  EXPECT_EQ(f.volume->Settle(past).code(), absl::StatusCode::kDataLoss);
+}
+
 TEST(Volume, BeginsDegradedWithoutADevice) {
   VolumeFixture f(kMirror, kSize);
   ASSERT_TRUE(f.volume->Write(0, Pattern(kSize, 1), false).ok());
@@ -308,7 +363,8 @@ TEST(Volume, BeginsDegradedWithoutADevice) {
   devices.push_back(MakeMissingDevice("d0", f.devices[0]->traits().size_bytes));
   devices.push_back(BorrowDevice(f.devices[1].get()));
   auto volume =
-      Volume::Open(f.geometry, f.authority.runs(), std::move(devices), &f.authority, false).value();
+      Volume::Open(f.geometry, f.authority.runs(), std::move(devices), &f.authority, nullptr, false)
+          .value();
   EXPECT_TRUE(ReadBack(*volume, 0, kSize) == Pattern(kSize, 1));
   EXPECT_EQ(f.authority.asked(), 0);
   ASSERT_TRUE(volume->Write(0, Pattern(512, 2), false).ok());

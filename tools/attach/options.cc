@@ -209,6 +209,9 @@ absl::Status Complete(Options* options) {
   if (!own_plugin_arguments) {
     options->plugin_arguments = {absl::StrCat("volume=", options->volume_id),
                                  absl::StrCat("control=", options->control)};
+    // nbdkit tells a plugin of --readonly only with its first connection, too late for an
+    // attachment that shall never be able to write.
+    if (options->read_only) options->plugin_arguments.emplace_back("readonly=true");
   }
   // Through the socket the client decides; one connection is what most tools open.
   if (options->connections == 0) {

@@ -99,24 +99,23 @@ bool FileDevice::StartOnRing(DeviceIo& io, IoGroup& group) {
     return false;
   }
   RingOp& op = ring->Start(*this, io, group);
-  op.handle = syncs ? io_.sync_handles().Take() : io_.fd();
   io_uring_sqe& sqe = ring->Sqe(op);
   switch (io.kind) {
     case IoKind::kRead:
-      io_uring_prep_readv(&sqe, op.handle, io.data.data(), static_cast<unsigned>(io.data.size()),
+      io_uring_prep_readv(&sqe, io_.fd(), io.data.data(), static_cast<unsigned>(io.data.size()),
                           io.offset);
       break;
     case IoKind::kWrite:
-      io_uring_prep_writev2(&sqe, op.handle, io.data.data(), static_cast<unsigned>(io.data.size()),
+      io_uring_prep_writev2(&sqe, io_.fd(), io.data.data(), static_cast<unsigned>(io.data.size()),
                             io.offset, io.fua ? RWF_DSYNC : 0);
       break;
     case IoKind::kZero:
     case IoKind::kTrim:
-      io_uring_prep_fallocate(&sqe, op.handle, io_.FallocateMode(io), static_cast<off_t>(io.offset),
+      io_uring_prep_fallocate(&sqe, io_.fd(), io_.FallocateMode(io), static_cast<off_t>(io.offset),
                               static_cast<off_t>(io.length));
       break;
     case IoKind::kFlush:
-      io_uring_prep_fsync(&sqe, op.handle, IORING_FSYNC_DATASYNC);
+      io_uring_prep_fsync(&sqe, io_.fd(), IORING_FSYNC_DATASYNC);
       break;
     case IoKind::kCache:
       break;
@@ -133,18 +132,17 @@ void FileDevice::RingDone(ThreadRing& ring, RingOp& op, int result) {
   const DeviceIo& io = op.io();
   int error = 0;
   if (op.step == kSyncAfter || io.kind == IoKind::kFlush) {
-    error = result < 0 ? io_.NoteSyncFailure(-result, /*by_write=*/false) : io_.sync_error();
+    error = result < 0 ? io_.NoteSyncFailure(-result, /*by_write=*/false) : io_.AskWitness();
   } else {
     error = AfterMain(op, result);
     const bool range = io.kind == IoKind::kZero || io.kind == IoKind::kTrim;
     if (range && result == 0 && io.fua) {
       op.step = kSyncAfter;
       io_uring_sqe& sqe = ring.Sqe(op);
-      io_uring_prep_fsync(&sqe, op.handle, IORING_FSYNC_DATASYNC);
+      io_uring_prep_fsync(&sqe, io_.fd(), IORING_FSYNC_DATASYNC);
       return;
     }
   }
-  if (io.fua || io.kind == IoKind::kFlush) io_.sync_handles().Return(op.handle);
   ring.Finish(op, error);
 }
 

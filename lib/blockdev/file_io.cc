@@ -9,8 +9,8 @@
 #include <array>
 #include <cerrno>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/container/inlined_vector.h"
+#include "absl/strings/str_cat.h"
 #include "lib/base/units.h"
 
 namespace braid {
@@ -42,7 +42,8 @@ int PartCount(absl::Span<const iovec> parts) {
 
 FileIo::FileIo(UniqueFd fd, const Facts& facts)
     : fd_(std::move(fd)),
-      sync_handles_(fd_.get()),
+      // By descriptor, not by path, which may lead elsewhere by now.
+      witness_(open(absl::StrCat("/proc/self/fd/", fd_.get()).c_str(), O_RDONLY | O_CLOEXEC)),
       facts_(facts),
       can_punch_(facts.can_zero_fast) {}
 
@@ -71,10 +72,7 @@ int FileIo::Run(const DeviceIo& io, uint64_t done) {
 int FileIo::Transfer(const DeviceIo& io, uint64_t done) {
   const bool durable = io.kind == IoKind::kWrite && io.fua;
   if (durable && sync_error() != 0) return sync_error();
-  const int fd = durable ? sync_handles_.Take() : fd_.get();
-  const absl::Cleanup give_back = [&] {
-    if (durable) sync_handles_.Return(fd);
-  };
+  const int fd = fd_.get();
   Parts rest;
   absl::Span<const iovec> parts = io.data;
   while (done < io.length) {
@@ -94,7 +92,7 @@ int FileIo::Transfer(const DeviceIo& io, uint64_t done) {
     if (n == 0) return EIO;
     done += static_cast<uint64_t>(n);
   }
-  return 0;
+  return durable ? AskWitness() : 0;
 }
 
 uint64_t FileIo::ReadCached(const DeviceIo& io) {
@@ -206,10 +204,18 @@ int FileIo::FallocateMode(const DeviceIo& io) const {
 int FileIo::Sync() {
   if (sync_error() != 0) return sync_error();
   // Not again after EINTR either: the first call may have taken the error with it.
-  const int fd = sync_handles_.Take();
-  const absl::Cleanup give_back = [&] { sync_handles_.Return(fd); };
-  if (fdatasync(fd) != 0) return NoteSyncFailure(errno, /*by_write=*/false);
-  // Another sync may have noted a failure that was told before this handle was opened.
+  if (fdatasync(fd_.get()) != 0) return NoteSyncFailure(errno, /*by_write=*/false);
+  return AskWitness();
+}
+
+int FileIo::AskWitness() {
+  // Of a range where no file has pages: it waits for nothing, and tells of all the file.
+  constexpr off_t kBeyond = off_t{1} << 62;
+  if (!witness_.valid()) return sync_error();
+  const MutexLock lock(&witness_mu_);
+  if (sync_file_range(witness_.get(), kBeyond, 1, SYNC_FILE_RANGE_WAIT_BEFORE) != 0) {
+    NoteSyncFailure(errno, /*by_write=*/false);
+  }
   return sync_error();
 }
 

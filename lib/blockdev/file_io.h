@@ -1,24 +1,26 @@
 // One request on one file descriptor, done in place by the calling thread.
 //
-// After a failed sync the kernel may have dropped the pages it could not write, reports
-// that once, to whichever sync on this descriptor comes first, and then says "clean". So
-// the first failed sync (fdatasync, or a write with RWF_DSYNC) closes the file for
-// durability: every later flush and FUA request fails with EIO until the device is opened
-// again. Plain reads and writes go on.
+// After a failed sync the kernel may have dropped the pages it could not write, and calls
+// them clean. So the first failed sync (fdatasync, or a write with RWF_DSYNC) closes the
+// file for durability: every later flush and FUA request fails with EIO until the device is
+// opened again. Plain reads and writes go on.
 //
-// One gap remains: of two syncs in flight at once the kernel may tell one of a failure,
-// and the other succeed and complete before the first has noted it here. Whoever lets
-// flushes and FUA writes of one device run at once takes a sync's success as final only
-// when none that overlapped it failed.
+// Linux tells of a lost page once for each open file (Documentation/filesystems/vfs.rst,
+// "Handling errors during writeback"). Of two syncs under way on one open file, one takes
+// the error and the other may answer success, and do so before the first has noted it here.
+// Therefore a sync that the kernel calls good then asks a second open file, the witness, on
+// which nobody syncs and which every page lost since it was opened is still news to: asking
+// and noting are one step. A page is known as lost before anybody's wait for it ends, so a
+// sync whose data are lost finds either the news or the note.
 #ifndef BRAID_LIB_BLOCKDEV_FILE_IO_H_
 #define BRAID_LIB_BLOCKDEV_FILE_IO_H_
 
 #include <atomic>
 #include <cstdint>
 
+#include "lib/base/mutex.h"
 #include "lib/base/unique_fd.h"
 #include "lib/blockdev/block_device.h"
-#include "lib/blockdev/sync_handles.h"
 
 namespace braid {
 
@@ -43,12 +45,12 @@ class FileIo {
 
   // For a caller that issues the system calls otherwise (io_uring):
   int fd() const { return fd_.get(); }
-  // What syncs (kFlush, and anything with FUA) use instead, each its own.
-  SyncHandles& sync_handles() { return sync_handles_; }
   // 0 as long as no sync failed.
   int sync_error() const { return sync_failed_.load(std::memory_order_acquire) ? EIO : 0; }
   // Notes a failed write with RWF_DSYNC or fdatasync. Returns `error`.
   int NoteSyncFailure(int error, bool by_write);
+  // To be called when a sync has succeeded, before that is believed; its error.
+  int AskWitness();
   // The fallocate mode that does this kZero or kTrim whole, or -1 when Run has to find a way.
   int FallocateMode(const DeviceIo& io) const;
 
@@ -62,7 +64,10 @@ class FileIo {
   int Sync();
 
   const UniqueFd fd_;
-  SyncHandles sync_handles_;
+  // Not valid where it cannot be opened (no /proc, too many open files): then a sync that
+  // overlaps a failed one may be told that all is well.
+  const UniqueFd witness_;
+  Mutex witness_mu_;  // held from an answer of the witness until it is noted
   const Facts facts_;
   // Cleared when the kernel says EOPNOTSUPP, so as not to ask again.
   std::atomic<bool> can_punch_;

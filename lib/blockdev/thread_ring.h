@@ -43,8 +43,6 @@ class RingOp {
   DeviceIo& io() const { return *io_; }
   // Which step this is, by the client's own count; 0 at first.
   int step = 0;
-  // The file it runs on, for the client to remember.
-  int handle = -1;
 
  private:
   friend class ThreadRing;

@@ -52,9 +52,10 @@ absl::StatusOr<std::shared_ptr<Session>> Session::Start(const PluginConfig& conf
     session->client_->DropRuns();
     status = volume.status();
     if (volume.ok()) session->volume_ = *std::move(volume);
+    if (status.ok()) status = session->SettlePast(surroundings);
   }
   if (!status.ok()) {
-    // Nothing was written: a clean end.
+    // Nothing was written by this holder: a clean end, unless the one before left something.
     const absl::Status closed = session->client_->Close();
     if (!closed.ok())
       surroundings.log(absl::StrCat("the attachment could not be given back: ", closed.message()));

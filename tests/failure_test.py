@@ -174,7 +174,7 @@ class ServerKilledTest(unittest.TestCase):
 
     def check_copies_equal(self, site):
         """Every copy of every extent, read from the devices themselves."""
-        paths = {device["name"]: device["path"] for device in site.devices()}
+        paths = {name: device["path"] for name, device in site.devices().items()}
         copies = {}
         for row in site.volume_map("v"):
             extent_bytes = row["length_bytes"] // row["extent_count"]

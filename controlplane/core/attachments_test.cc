@@ -13,9 +13,6 @@ namespace braid {
 namespace {
 
 class AttachmentsTest : public testing::Test {
- public:
-  void TestBody() override {}
-
  protected:
   AttachmentsTest() : medium_(std::make_shared<MemoryMedium>()) {
     Restart();
@@ -103,25 +100,29 @@ TEST_F(AttachmentsTest, HolderWithTheLastOnesJournalKeepsAllLegs) {
   }
 }
 
-TEST_F(AttachmentsTest, JournalThatIsNotTheLastHoldersCountsForNothing) {
-  const struct {
-    const char* name;
-    bool reboot, read_only;
-    Epoch settles;
-  } cases[] = {{"of an older epoch", false, false, Epoch(1)},
-               {"of an epoch to come", false, false, Epoch(3)},
-               {"from before a restart", true, false, Epoch(2)},
-               {"with a reader, who cannot settle", false, true, Epoch(2)}};
-  for (const auto& c : cases) {
-    AttachmentsTest fresh;
-    ASSERT_TRUE(fresh.Open().ok());
-    fresh.Die();
-    ASSERT_TRUE(fresh.Open(false, Epoch(1)).ok());
-    fresh.Die();
-    if (c.reboot) fresh.host_.Reboot();
-    ASSERT_TRUE(fresh.Open(c.read_only, c.settles).ok()) << c.name;
-    EXPECT_EQ(fresh.Stale().size(), 1u) << c.name;
-  }
+struct UselessJournal {
+  const char* name;
+  bool reboot, read_only;
+  Epoch settles;
+};
+class UselessJournalTest : public AttachmentsTest,
+                           public testing::WithParamInterface<UselessJournal> {};
+INSTANTIATE_TEST_SUITE_P(
+    Journals, UselessJournalTest,
+    testing::Values(UselessJournal{"OfAnOlderEpoch", false, false, Epoch(1)},
+                    UselessJournal{"OfAnEpochToCome", false, false, Epoch(3)},
+                    UselessJournal{"FromBeforeARestart", true, false, Epoch(2)},
+                    UselessJournal{"WithAReaderWhoCannotSettle", false, true, Epoch(2)}),
+    [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST_P(UselessJournalTest, LeavesOneLeg) {
+  ASSERT_TRUE(Open().ok());
+  Die();
+  ASSERT_TRUE(Open(/*read_only=*/false, Epoch(1)).ok());
+  Die();
+  if (GetParam().reboot) host_.Reboot();
+  ASSERT_TRUE(Open(GetParam().read_only, GetParam().settles).ok());
+  EXPECT_EQ(Stale().size(), 1u);
 }
 
 TEST_F(AttachmentsTest, ReaderAfterUncleanWriterSeesOneLegToo) {

@@ -1,5 +1,6 @@
 #include "lib/volume/attachment_journal.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>

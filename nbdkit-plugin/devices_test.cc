@@ -28,7 +28,7 @@ class DevicesTest : public testing::Test {
 
   // A file of kSize bytes with both copies of a label.
   DeviceIdentity MakeDevice(const std::string& name) {
-    const DeviceIdentity identity{Uuid::Random(), name, dir_ + "/" + name, kSize};
+    DeviceIdentity identity{Uuid::Random(), name, dir_ + "/" + name, kSize};
     Label label;
     label.device = identity.id;
     label.cluster = Uuid::Random();

@@ -20,8 +20,8 @@ def own_files(*suffixes, root=ROOT):
     return sorted(found)
 
 
-def run(command, **keywords):
-    return subprocess.run([str(word) for word in command], text=True, cwd=ROOT,
+def run(command, directory=ROOT, **keywords):
+    return subprocess.run([str(word) for word in command], text=True, cwd=directory,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **keywords)
 
 

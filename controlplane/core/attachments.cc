@@ -102,12 +102,7 @@ absl::StatusOr<VolumePtr> Attachments::Open(const Uuid& id, const HolderSpec& ho
       !holder.read_only && holder.settles == last.epoch && last.boot_id == holder.boot_id;
   const bool may_differ = last.held && !last.read_only && record.legs > 1 && !settles;
   std::vector<MapRun> runs = *(*volume)->runs;
-  if (may_differ) {
-    absl::StatusOr<std::vector<MapRun>> kept =
-        KeepOnePresentLeg((*volume)->geometry, runs, present);
-    if (!kept.ok()) return kept.status();
-    runs = *std::move(kept);
-  }
+  if (may_differ) runs = KeepOneLeg(std::move(runs), present);
   status = CheckReadable((*volume)->geometry, runs, present, [&](DeviceIndex index) {
     DevicePtr device = state_.FindDevice(record.devices[index.value()]);
     return device == nullptr ? record.devices[index.value()].ToString() : device->name;

@@ -51,8 +51,10 @@ class AttachmentsTest : public testing::Test {
   }
   DeviceIndex IndexOf(const std::string& name) {
     const auto& devices = Now()->record.devices;
-    for (uint16_t i = 0; i < devices.size(); ++i) {
-      if (site_->state->FindDevice(devices[i])->name == name) return DeviceIndex(i);
+    for (size_t i = 0; i < devices.size(); ++i) {
+      if (site_->state->FindDevice(devices[i])->name == name) {
+        return DeviceIndex(static_cast<uint16_t>(i));
+      }
     }
     return DeviceIndex(99);
   }

@@ -72,34 +72,6 @@ uint64_t StaleBytes(const std::vector<MapRun>& runs) {
   return bytes;
 }
 
-absl::StatusOr<std::vector<MapRun>> KeepOnePresentLeg(
-    const Geometry& geometry, const std::vector<MapRun>& runs,
-    absl::FunctionRef<bool(DeviceIndex)> present) {
-  std::vector<MapRun> kept;
-  kept.reserve(runs.size());
-  absl::Status status = SweepMap(geometry, runs, [&](const MapStretch& stretch) {
-    std::optional<size_t> survivor;
-    for (size_t leg = 0; leg < stretch.legs.size(); ++leg) {
-      if (stretch.legs[leg]->stale) continue;
-      const bool better = !survivor || (!present(stretch.legs[*survivor]->device) &&
-                                        present(stretch.legs[leg]->device));
-      if (better) survivor = leg;
-    }
-    for (size_t leg = 0; leg < stretch.legs.size(); ++leg) {
-      MapRun run = *stretch.legs[leg];
-      const uint64_t skipped = stretch.first - run.first;
-      run.first = stretch.first;
-      run.count = stretch.count;
-      run.unit = run.unit + skipped * kSmallPerExtent;
-      run.stale = run.stale || leg != survivor;
-      kept.push_back(run);
-    }
-    return absl::OkStatus();
-  });
-  if (!status.ok()) return status;
-  return Normalize(std::move(kept));
-}
-
 absl::Status CheckReadable(const Geometry& geometry, const std::vector<MapRun>& runs,
                            absl::FunctionRef<bool(DeviceIndex)> present,
                            absl::FunctionRef<std::string(DeviceIndex)> name_of) {
@@ -108,7 +80,7 @@ absl::Status CheckReadable(const Geometry& geometry, const std::vector<MapRun>& 
     for (const MapRun* run : stretch.legs) {
       if (run->stale) continue;
       if (present(run->device)) return absl::OkStatus();
-      absl::StrAppend(&missing, missing.empty() ? "'" : "' and '", name_of(run->device));
+      absl::StrAppend(&missing, missing.empty() ? "" : "' and '", name_of(run->device));
     }
     if (missing.empty()) {
       return absl::DataLossError(absl::StrCat("extent ", stretch.first.value(), " of column ",

@@ -30,13 +30,6 @@ absl::Status SweepMap(const Geometry& geometry, const std::vector<MapRun>& runs,
 // Bytes of device space in stale copies.
 uint64_t StaleBytes(const std::vector<MapRun>& runs);
 
-// After an unclean end: of every extent's in-sync legs one stays, the others may differ
-// from it and become stale. The lowest leg on a device that is `present` stays, or the
-// lowest of all where none is. `runs` as for SweepMap; the result is normalized.
-absl::StatusOr<std::vector<MapRun>> KeepOnePresentLeg(const Geometry& geometry,
-                                                      const std::vector<MapRun>& runs,
-                                                      absl::FunctionRef<bool(DeviceIndex)> present);
-
 // OK when every extent has an in-sync copy on a present device, else FailedPrecondition;
 // `name_of` says what a device is called.
 absl::Status CheckReadable(const Geometry& geometry, const std::vector<MapRun>& runs,

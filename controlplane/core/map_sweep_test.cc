@@ -59,68 +59,6 @@ TEST(SweepMap, RefusesMapsThatDoNotCoverEachExtentOnce) {
   EXPECT_EQ(Check(Mirror(4), {MakeRun(0, 0, 0, 4, 0, 64)}).code(), absl::StatusCode::kDataLoss);
 }
 
-TEST(KeepOnePresentLeg, AbsentDeviceIsNoSurvivorWhileAnotherCopyIsThere) {
-  const std::vector<MapRun> runs = {MakeRun(0, 0, 0, 8, 0, 64), MakeRun(0, 1, 0, 8, 1, 64)};
-  auto kept =
-      KeepOnePresentLeg(Mirror(8), runs, [](DeviceIndex device) { return device.value() == 1; });
-  ASSERT_TRUE(kept.ok());
-  EXPECT_EQ(*kept,
-            (std::vector<MapRun>{MakeRun(0, 0, 0, 8, 0, 64, true), MakeRun(0, 1, 0, 8, 1, 64)}));
-}
-
-// Whatever the map and whichever devices are there: one in-sync copy of every extent is
-// left, it was in sync before, and it is on a device that is there if any was.
-TEST(KeepOnePresentLeg, LeavesOneCopyWhichWasInSync) {
-  const char* given = std::getenv("BRAID_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device()();
-  SCOPED_TRACE(absl::StrCat("BRAID_SEED=", seed));
-  std::mt19937_64 random(seed);
-  for (int round = 0; round < 500; ++round) {
-    const auto legs = static_cast<uint32_t>(2 + random() % 3);
-    const Geometry g = Mirror(1 + random() % 30, legs);
-    std::vector<MapRun> runs;
-    for (uint32_t leg = 0; leg < legs; ++leg) {
-      for (uint64_t first = 0; first < g.extents_per_column();) {
-        const uint64_t count = std::min(1 + random() % 8, g.extents_per_column() - first);
-        runs.push_back(MakeRun(0, leg, first, count, static_cast<uint16_t>(random() % 6),
-                               random() % 1000 * 64, leg != 0 && random() % 3 == 0));
-        first += count;
-      }
-    }
-    const uint64_t there = random();
-    const auto present = [&](DeviceIndex d) { return (there >> d.value() & 1) != 0; };
-    auto kept = KeepOnePresentLeg(g, runs, present);
-    ASSERT_TRUE(kept.ok()) << kept.status();
-    const auto run_at = [](const std::vector<MapRun>& all, uint32_t leg, uint64_t extent) {
-      for (const MapRun& run : all) {
-        if (run.leg == leg && run.first.value() <= extent && extent < run.first.value() + run.count)
-          return run;
-      }
-      return MapRun();
-    };
-    for (uint64_t extent = 0; extent < g.extents_per_column(); ++extent) {
-      int in_sync = 0;
-      bool could_be_there = false;
-      bool is_there = false;
-      for (uint32_t leg = 0; leg < legs; ++leg) {
-        const MapRun before = run_at(runs, leg, extent);
-        const MapRun after = run_at(*kept, leg, extent);
-        EXPECT_EQ(before.device, after.device);
-        EXPECT_EQ(before.unit.value() + (extent - before.first.value()) * kSmallPerExtent,
-                  after.unit.value() + (extent - after.first.value()) * kSmallPerExtent);
-        could_be_there = could_be_there || (!before.stale && present(before.device));
-        if (after.stale) continue;
-        ++in_sync;
-        EXPECT_FALSE(before.stale);
-        is_there = present(after.device);
-      }
-      ASSERT_EQ(in_sync, 1);
-      ASSERT_EQ(is_there, could_be_there);
-    }
-  }
-}
-
 TEST(CheckReadable, NamesTheMissingDeviceThatHasTheOnlyCopy) {
   const std::vector<MapRun> runs = {MakeRun(0, 0, 0, 4, 0, 64), MakeRun(0, 0, 4, 4, 2, 64),
                                     MakeRun(0, 1, 0, 8, 1, 64, true)};

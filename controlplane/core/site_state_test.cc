@@ -31,7 +31,7 @@ absl::Status Live(SiteForTest& site, FakeHost& host) {
   for (const char* path : {"/dev/a", "/dev/b", "/dev/c"}) {
     steps.emplace_back([&site, path] { return site.AddDevice(path); });
   }
-  const auto create = [&](VolumeSpec spec) {
+  const auto create = [&](const VolumeSpec& spec) {
     steps.emplace_back([&site, spec] { return site.Create(spec); });
   };
   const auto remove = [&](const char* name) {

@@ -278,7 +278,7 @@ TEST_F(CrashTest, KilledAtAnyMomentItComesBackWithWhatItAnswered) {
       for (auto& [name, what] : one) what = all[name];
     }
   }
-  EXPECT_GT(answered_.load(), uint64_t{kRounds * kClients});
+  EXPECT_GT(answered_.load(), uint64_t{kRounds} * kClients);
   std::printf("%llu changes over %d kills\n", static_cast<unsigned long long>(answered_.load()),
               kRounds);
 }

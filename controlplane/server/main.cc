@@ -45,6 +45,8 @@ int Fail(const absl::Status& status) {
 
 }  // namespace
 
+// What is thrown below ends the process, as it should: nothing here could go on with it.
+// NOLINTNEXTLINE(bugprone-exception-escape)
 int main(int argc, char** argv) {
   const braid::ParsedOptions parsed = braid::ParseOptions(argc, argv);
   if (parsed.finished) return parsed.exit_status;

@@ -4,6 +4,7 @@
 #include "absl/time/clock.h"
 #include "controlplane/server/convert.h"
 #include "controlplane/server/services.h"
+#include "lib/base/size_text.h"
 
 namespace braid {
 namespace {
@@ -55,8 +56,8 @@ grpc::Status SiteService::GetSite(grpc::ServerContext* /*context*/,
     if (volume.health == VolumeHealth::kFaulty) {
       warn(absl::StrCat("volume '", name, "' is faulty: ", volume.volume->record.fault));
     } else if (volume.health == VolumeHealth::kDegraded) {
-      warn(absl::StrCat("volume '", name, "' is degraded: ", volume.stale_bytes,
-                        " bytes of its copies are stale"));
+      warn(absl::StrCat("volume '", name, "' is degraded: ", FormatSize(volume.stale_bytes),
+                        " of its copies is stale"));
     }
   }
   if (left_out > 0) response->add_warnings(absl::StrCat("and ", left_out, " more"));

@@ -341,7 +341,8 @@ TEST(Place, RefusalsSayWhatIsMissingAndWhatWouldHelp) {
             "the volume needs 4 different devices for 2 copies on different devices and 4 stripes "
             "on different devices; there are 2 (d1 on node alpha, d2 on node beta); add devices or "
             "lower --stripes");
-  ASSERT_TRUE(pool.space(1).Take({DeviceUnit(kSmallPerExtent), 40 * kSmallPerExtent}).ok());
+  ASSERT_TRUE(
+      pool.space(1).Take({DeviceUnit(kSmallPerExtent), uint64_t{40} * kSmallPerExtent}).ok());
   EXPECT_EQ(message(pool, Shape(50, 1, 2), "ssd", absl::StatusCode::kResourceExhausted),
             "no room for 200M as 2 copies on different devices of class ssd; free: d1 400M on node "
             "alpha, d2 40M on node beta; add devices, delete volumes, or make it at most 40M");

@@ -29,7 +29,8 @@ class Uuid {
   bool IsNil() const { return *this == Uuid(); }
   const std::array<uint8_t, kBytes>& bytes() const { return bytes_; }
 
-  friend auto operator<=>(const Uuid&, const Uuid&) = default;
+  // clang-tidy 14 takes the 0 that a defaulted <=> is compared with for a pointer.
+  friend auto operator<=>(const Uuid&, const Uuid&) = default;  // NOLINT(modernize-use-nullptr)
   template <typename H>
   friend H AbslHashValue(H h, const Uuid& u) {
     return H::combine(std::move(h), u.bytes_);

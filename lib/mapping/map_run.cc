@@ -129,14 +129,15 @@ std::vector<MapRun> MarkDeviceStale(std::vector<MapRun> runs, DeviceIndex device
   });
 }
 
-std::vector<MapRun> KeepOneLeg(std::vector<MapRun> runs) {
-  return Restate(std::move(runs), [](absl::Span<MapRun> copies) {
-    bool kept = false;
-    for (MapRun& copy : copies) {
+std::vector<MapRun> KeepOneLeg(std::vector<MapRun> runs,
+                               absl::FunctionRef<bool(DeviceIndex)> present) {
+  return Restate(std::move(runs), [present](absl::Span<MapRun> copies) {
+    const MapRun* kept = nullptr;
+    for (const MapRun& copy : copies) {
       if (copy.stale) continue;
-      copy.stale = kept;
-      kept = true;
+      if (kept == nullptr || (!present(kept->device) && present(copy.device))) kept = &copy;
     }
+    for (MapRun& copy : copies) copy.stale = copy.stale || &copy != kept;
   });
 }
 

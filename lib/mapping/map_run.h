@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "lib/base/units.h"
 #include "lib/mapping/geometry.h"
@@ -37,9 +38,11 @@ absl::Status CheckRun(const Geometry& geometry, const MapRun& run, uint64_t devi
 // After `device` missed a write: its rows, but for those that have no other in-sync copy.
 std::vector<MapRun> MarkDeviceStale(std::vector<MapRun> runs, DeviceIndex device);
 
-// After an unclean end: of every extent's in-sync legs the lowest stays, the others may
-// differ from it and become stale.
-std::vector<MapRun> KeepOneLeg(std::vector<MapRun> runs);
+// After an unclean end: of every extent's in-sync legs one stays, the others may differ
+// from it and become stale. The lowest on a device that is `present` stays, or the lowest
+// of all where none is.
+std::vector<MapRun> KeepOneLeg(std::vector<MapRun> runs,
+                               absl::FunctionRef<bool(DeviceIndex)> present);
 
 // Ordered and joined as above, nothing else changed.
 std::vector<MapRun> Normalize(std::vector<MapRun> runs);

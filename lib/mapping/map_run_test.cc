@@ -134,16 +134,24 @@ TEST(MapRun, KeepOneLegMatchesAModelOfSingleExtents) {
   std::mt19937_64 random(TestSeed());
   for (int round = 0; round < 2'000; ++round) {
     const std::vector<MapRun> runs = RandomRuns(random);
+    const uint64_t there = random();
+    const auto present = [there](DeviceIndex d) { return (there >> d.value() & 1) != 0; };
     Model expected = Expand(runs);
     for (auto& [place, row] : expected) {
-      bool kept = false;
-      for (auto& [leg, copy] : row) {
-        if (copy.stale) continue;
-        if (kept) copy.stale = true;
-        kept = true;
+      // Among copies on devices that are there, if there are any, the lowest leg.
+      const auto lowest = [&row = row, &present](bool must_be_there) {
+        return std::find_if(row.begin(), row.end(), [&](const auto& leg_copy) {
+          return !leg_copy.second.stale &&
+                 (!must_be_there || present(DeviceIndex(leg_copy.second.device)));
+        });
+      };
+      auto kept = lowest(true);
+      if (kept == row.end()) kept = lowest(false);
+      for (auto copy = row.begin(); copy != row.end(); ++copy) {
+        if (copy != kept) copy->second.stale = true;
       }
     }
-    const std::vector<MapRun> result = KeepOneLeg(runs);
+    const std::vector<MapRun> result = KeepOneLeg(runs, present);
     ASSERT_EQ(Expand(result), expected) << "round " << round;
     ASSERT_TRUE(IsNormal(result)) << "round " << round;
     const Model after = Expand(result);
@@ -178,7 +186,8 @@ TEST(MapRun, MarkDeviceStaleSplitsWhereTheOtherLegEnds) {
 
 TEST(MapRun, LongRunsTakeNoLongerThanShortOnes) {
   const uint64_t count = uint64_t{1} << 41;
-  EXPECT_EQ(KeepOneLeg({RunOf(0, 0, count, 0, 0), RunOf(1, 0, count, 1, 0)}),
+  const auto all = [](DeviceIndex) { return true; };
+  EXPECT_EQ(KeepOneLeg({RunOf(0, 0, count, 0, 0), RunOf(1, 0, count, 1, 0)}, all),
             (std::vector<MapRun>{RunOf(0, 0, count, 0, 0), RunOf(1, 0, count, 1, 0, true)}));
 }
 

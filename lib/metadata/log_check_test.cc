@@ -49,7 +49,7 @@ std::string Text(size_t size) {
   return text;
 }
 
-Log Sample(std::vector<size_t> sizes) {
+Log Sample(const std::vector<size_t>& sizes) {
   Log log;
   for (size_t size : sizes) log.Append(Text(size));
   return log;

@@ -295,8 +295,10 @@ TEST_F(DamagedStore, WithRecordsButNoVersionIsRefused) {
 
 TEST_F(DamagedStore, WithAnyByteOfAnyValueChangedSaysSo) {
   ASSERT_TRUE(After([](auto&) {}).ok());
-  for (const auto& [key, value] : contents_) {
-    for (size_t i = 0; i < value.size(); ++i) {
+  for (const auto& record : contents_) {
+    // clang 14 cannot capture structured bindings.
+    const std::string& key = record.first;
+    for (size_t i = 0; i < record.second.size(); ++i) {
       const absl::Status status =
           After([&](auto& c) { c[key][i] = static_cast<char>(c[key][i] ^ 0x04); });
       ASSERT_TRUE(absl::IsDataLoss(status)) << ShowKey(key) << " byte " << i << ": " << status;

@@ -28,7 +28,7 @@ struct TimedRead {
   uint64_t began, ended, id;
 };
 
-std::string JudgeOf(std::vector<Change> changes, std::vector<TimedRead> reads) {
+std::string JudgeOf(const std::vector<Change>& changes, const std::vector<TimedRead>& reads) {
   SectorHistory history(1, true);
   for (const Change& c : changes) history.AddChange(c);
   for (const TimedRead& r : reads) history.AddRead(0, r.began, r.ended, Content(r.id));

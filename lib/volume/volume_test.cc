@@ -124,9 +124,9 @@ TEST_P(VolumeOfEachShape, RefusesRangesPastItsEndAndTakesEmptyOnes) {
 
 TEST(Volume, OpensOnlyOnAMapWithoutGapsOverlapsOrPlacesPastADevice) {
   const Geometry g = Geometry::Make(kSize, 1, 0, 2).value();
-  const auto open = [&](std::vector<MapRun> runs, uint64_t device_bytes) {
-    std::vector<std::unique_ptr<BlockDevice>> devices;
-    for (int i = 0; i < 2; ++i) devices.push_back(MakeMemoryDevice("d", device_bytes));
+  const auto open = [&](const std::vector<MapRun>& runs, uint64_t device_bytes) {
+    std::vector<std::unique_ptr<BlockDevice>> devices(2);
+    for (auto& device : devices) device = MakeMemoryDevice("d", device_bytes);
     FakeAuthority authority(runs);
     return Volume::Open(g, runs, std::move(devices), &authority, nullptr, false).status().code();
   };

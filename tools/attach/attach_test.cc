@@ -179,10 +179,8 @@ TEST(ReportTest, UriEncodesWhatUrisDoNotHave) {
 TEST(RestartPolicyTest, FirstAtOnceThenPatientThenAtOnceAgainAfterSettling) {
   RestartPolicy policy;
   const absl::Duration brief = absl::Milliseconds(3);
-  std::vector<int64_t> delays;
-  for (int i = 0; i < 10; ++i) {
-    delays.push_back(absl::ToInt64Milliseconds(policy.NextDelay(brief)));
-  }
+  std::vector<int64_t> delays(10);
+  for (int64_t& delay : delays) delay = absl::ToInt64Milliseconds(policy.NextDelay(brief));
   EXPECT_THAT(delays, testing::ElementsAre(0, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000));
   EXPECT_EQ(policy.NextDelay(RestartPolicy::kSettled), absl::ZeroDuration());
   EXPECT_EQ(policy.NextDelay(brief), RestartPolicy::kFirst);

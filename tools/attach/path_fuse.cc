@@ -94,7 +94,7 @@ void FusePath::StartNbdfuse() {
   if (options_.read_only) argv.emplace_back("-r");
   argv.insert(argv.end(), {options_.file, "--unix", options_.socket_path});
   absl::Status started =
-      nbdfuse_.Start(argv, -1, [this](absl::Status how) { OnNbdfuseEnded(std::move(how)); });
+      nbdfuse_.Start(argv, -1, [this](const absl::Status& how) { OnNbdfuseEnded(how); });
   if (!started.ok()) return std::exchange(up_done_, nullptr)(std::move(started));
   state_ = State::kStarting;
   failure_.clear();
@@ -114,7 +114,7 @@ void FusePath::OnMountsChanged() {
   std::exchange(up_done_, nullptr)(absl::OkStatus());
 }
 
-void FusePath::OnNbdfuseEnded(absl::Status how) {
+void FusePath::OnNbdfuseEnded(const absl::Status& how) {
   if (state_ == State::kLeaving) return Detached();
   if (state_ == State::kUnmounting) return;  // fusermount3 is about to end too
   if (failure_.empty()) {
@@ -165,12 +165,12 @@ void FusePath::Unmount(bool lazy) {
   std::vector<std::string> argv = {"fusermount3", "-u"};
   if (lazy) argv.emplace_back("-z");
   argv.insert(argv.end(), {"--", mount_point()});
-  absl::Status started =
-      fusermount_.Start(argv, -1, [this, lazy](absl::Status how) { OnUnmounted(lazy, how); });
+  absl::Status started = fusermount_.Start(
+      argv, -1, [this, lazy](const absl::Status& how) { OnUnmounted(lazy, how); });
   if (!started.ok()) OnUnmounted(lazy, started);
 }
 
-void FusePath::OnUnmounted(bool lazy, absl::Status how) {
+void FusePath::OnUnmounted(bool lazy, const absl::Status& how) {
   if (state_ == State::kClearing) {
     if (!how.ok()) log_->Line("attach", absl::StrCat("dead mount: ", fusermount_.complaint()));
     return Idle();

@@ -57,9 +57,9 @@ class FusePath : public ClientPath {
   }
   void StartNbdfuse();
   void OnMountsChanged();
-  void OnNbdfuseEnded(absl::Status how);
+  void OnNbdfuseEnded(const absl::Status& how);
   void Unmount(bool lazy);
-  void OnUnmounted(bool lazy, absl::Status how);
+  void OnUnmounted(bool lazy, const absl::Status& how);
   void Detached();
   void Idle();
   void SetDeadline(absl::Duration limit, EventLoop::Callback late);

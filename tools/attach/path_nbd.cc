@@ -157,6 +157,7 @@ absl::Status NbdPath::Connect(std::vector<Connection> connections) {
   device.dead_timeout_seconds = static_cast<uint64_t>(absl::ToInt64Seconds(options_.dead_timeout));
   device.backend = options_.backend;
   std::vector<int> sockets;
+  sockets.reserve(connections.size());
   for (const Connection& connection : connections) sockets.push_back(connection.fd.get());
   const absl::StatusOr<uint32_t> index = netlink_->Connect(device, sockets);
   if (!index.ok()) return index.status();
@@ -167,7 +168,7 @@ absl::Status NbdPath::Connect(std::vector<Connection> connections) {
   WatchLinks();
   struct stat node {};
   if (stat(DevicePath(*index).c_str(), &node) != 0 || !S_ISBLK(node.st_mode)) {
-    const absl::Status missing = absl::FailedPreconditionError(absl::StrCat(
+    absl::Status missing = absl::FailedPreconditionError(absl::StrCat(
         DevicePath(*index), " is missing though the kernel made the device; is /dev a devtmpfs?"));
     (void)netlink_->Disconnect(*index);
     index_.reset();

@@ -185,7 +185,7 @@ absl::Status Detach(Context& context, const DetachArgs& args) {
   const auto before = AskAttachment(*directory, kAskTimeout);
   bool shown = false;
   // It takes as long as the last writes take, so it is waited for unless told otherwise.
-  const absl::Status detached = DetachAttachment(
+  absl::Status detached = DetachAttachment(
       *directory, args.force, context.timeout_given ? context.timeout : absl::Hours(24 * 365),
       [&](absl::string_view text) {
         if (!context.err_is_terminal) return;

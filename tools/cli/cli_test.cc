@@ -47,7 +47,7 @@ TEST(Durations, HaveTwoUnitsAtMost) {
   EXPECT_EQ(FormatDuration(-3), "0s");
   EXPECT_EQ(FormatDuration(59), "59s");
   EXPECT_EQ(FormatDuration(3600 + 120), "1h 2m");
-  EXPECT_EQ(FormatDuration(49 * 3600), "2d 1h");
+  EXPECT_EQ(FormatDuration(int64_t{49} * 3600), "2d 1h");
 }
 
 TEST(Offsets, AreNotRounded) {
@@ -120,7 +120,7 @@ TEST(JsonText, MergesObjects) {
 
 class TreeTest : public ::testing::Test {
  protected:
-  std::vector<std::string> CompleteWords(std::vector<std::string> words) {
+  std::vector<std::string> CompleteWords(const std::vector<std::string>& words) {
     return Complete(*root_, words, [this](const std::string& type, const std::string& control) {
       asked_control_ = control;
       if (type == "VOLUME") return std::vector<std::string>{"db", "dump", "lab/db", "web"};
@@ -234,7 +234,7 @@ TEST(Address, IsUnixPathHostAndPortOrDns) {
 }
 
 // Line breaks are where they fit; the words are what matters.
-std::string Unwrapped(std::string text) {
+std::string Unwrapped(const std::string& text) {
   return absl::StrReplaceAll(text, {{"\n  ", " "}, {"\n", " "}});
 }
 

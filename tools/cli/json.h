@@ -24,6 +24,7 @@ std::string JsonArray(absl::string_view name, const std::vector<std::string>& it
 template <class Range>
 std::string JsonList(absl::string_view name, const Range& messages) {
   std::vector<std::string> items;
+  items.reserve(messages.size());
   for (const auto& message : messages) items.push_back(JsonLine(message));
   return JsonArray(name, items);
 }

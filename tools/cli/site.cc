@@ -43,6 +43,7 @@ absl::Status ListSites(Context& context) {
 // Those that need attention first; otherwise as the site lists them, by name.
 std::vector<const v1::Volume*> ForStatus(const std::vector<v1::Volume>& volumes) {
   std::vector<const v1::Volume*> shown;
+  shown.reserve(volumes.size());
   for (const v1::Volume& volume : volumes) shown.push_back(&volume);
   std::stable_sort(shown.begin(), shown.end(), [](const v1::Volume* a, const v1::Volume* b) {
     return a->health() > b->health();

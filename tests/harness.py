@@ -21,6 +21,7 @@ random tests (see seed()).
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import pathlib
@@ -494,6 +495,19 @@ class Site:
 
     def devices(self):
         return {d["name"]: d for d in self.braid("device", "list").get("devices", [])}
+
+    def extents_with_unequal_copies(self, volume):
+        """(column, extent) where copies differ, as read from the devices themselves."""
+        paths = {name: device["path"] for name, device in self.devices().items()}
+        copies = {}
+        for row in self.volume_map(volume):
+            extent_bytes = row["length_bytes"] // row["extent_count"]
+            with open(paths[row["device"]], "rb") as device:
+                device.seek(row["device_offset_bytes"])
+                for extent in range(row["extent_count"]):
+                    copies.setdefault((row["column"], row["first_extent"] + extent), set()).add(
+                        hashlib.sha256(device.read(extent_bytes)).digest())
+        return [where for where, digests in copies.items() if len(digests) > 1]
 
     def state(self):
         """All that a refused command must leave as it was."""

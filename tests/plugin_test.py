@@ -5,6 +5,7 @@ layout and by tools of others, is for tools_test.py and model_test.py."""
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -14,6 +15,7 @@ import unittest
 
 import nbd
 
+import harness
 from harness import (Failure, GIB, KIB, MIB, PLUGIN, Site, alive, connects, kill, main, run,
                      wait_gone, wait_until)
 
@@ -211,6 +213,24 @@ class Lifetime(unittest.TestCase):
             self.assertEqual(server.connect().pread(4096, 8 * MIB), b"kept" * 1024)
             self.assertEqual(len(staleness(site)), 1)
             server.end()
+
+    def test_server_killed_in_the_middle_of_large_writes_leaves_equal_copies(self):
+        generator = random.Random(harness.seed())
+        with Site() as site:
+            site.create_layout("mirrored-3", size="32M", device_size="64M")
+            for _ in range(10):
+                server = Server(site)
+                handle = server.connect()
+                for at in (0, 16 * MIB):
+                    handle.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(
+                        generator.randbytes(16 * MIB))), at)
+                deadline = time.monotonic() + generator.uniform(0.005, 0.04)
+                while time.monotonic() < deadline:
+                    handle.poll(1)
+                server.process.kill()
+            Server(site).end()
+            self.assertEqual(staleness(site), set())
+            self.assertEqual(site.extents_with_unequal_copies("v"), [])
 
     def test_killed_reader_makes_nothing_stale(self):
         with Site() as site:

@@ -147,7 +147,8 @@ TEST_F(AttachmentJournalTest, SurvivesTheDeathOfItsProcess) {
       }
       pause();
     }
-    usleep(static_cast<useconds_t>(2000 + random() % 5000));
+    while (shared->begun[0] == 0 && waitpid(child, nullptr, WNOHANG) == 0) usleep(100);
+    usleep(static_cast<useconds_t>(random() % 5000));
     kill(child, SIGKILL);
     waitpid(child, nullptr, 0);
     const auto past = Found();

@@ -14,8 +14,8 @@ into different units. A using or an alias that only another source of the unit u
 not found; that is the price.
 
 Tests and benchmarks are looked at without the static analyzer: it follows both ways through
-every EXPECT, four fifths of the time of a test, and finds nothing there. Nor do they have to
-reserve their vectors.
+every EXPECT, four fifths of the time of a test, and finds nothing there; in a benchmark it
+finds a leak in benchmark.h and calls the loop's own variable a dead store.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import source_tree
 
 CONFIG = f"--config-file={source_tree.ROOT / '.clang-tidy'}"
 COMPILE_ONLY = "-*,misc-static-assert"  # clang-tidy wants one check at least
-IN_TESTS = "-clang-analyzer-*,-performance-inefficient-vector-operation"
+IN_TESTS = "-clang-analyzer-*"
 NEEDED_FLAGS = ("-I", "-isystem", "-D", "-std")
 
 

@@ -261,6 +261,7 @@ TEST_F(CrashTest, KilledAtAnyMomentItComesBackWithWhatItAnswered) {
   std::map<std::string, Known> known[kClients];
   for (int round = 0; round < kRounds; ++round) {
     std::vector<std::thread> clients;
+    clients.reserve(kClients);
     for (int client = 0; client < kClients; ++client) {
       clients.emplace_back([this, client, round, client_seed = random(), &known] {
         ChangeOn(client, round, client_seed, &known[client]);

@@ -327,6 +327,7 @@ TEST_P(FileDeviceWays, EverySyncThatOverlapsAFailedOneFails) {
     std::latch start(kThreads);
     std::atomic<int> told_all_is_well{0};
     std::vector<std::thread> threads;
+    threads.reserve(kThreads);
     for (int t = 0; t < kThreads; ++t) {
       threads.emplace_back([&] {
         start.arrive_and_wait();

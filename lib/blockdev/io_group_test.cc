@@ -219,6 +219,7 @@ TEST_F(IoGroupOnFiles, ManyThreadsReadTheirOwnWritesOnBothLegs) {
   constexpr int kThreads = 4;
   constexpr uint64_t kSlice = kBytes / kThreads;
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([this, seed, t] {
       std::mt19937_64 random(seed + static_cast<uint64_t>(t));

@@ -119,6 +119,7 @@ TEST_F(RangeLockTest, NeverAdmitsAConflict) {
   std::atomic<int> readers[kCells] = {}, writers[kCells] = {};
   std::atomic<int> conflicts{0};
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       std::mt19937_64 rng(seed + static_cast<uint64_t>(t));

@@ -120,6 +120,7 @@ TEST_P(VolumeModel, ReadsOnlyWhatTheHistoryExplains) {
       });
     }
     std::vector<std::thread> threads;
+    threads.reserve(kThreads);
     for (int t = 0; t < kThreads; ++t) {
       threads.emplace_back([&, client_seed = random()] {
         Client(*f.volume, history, client_seed).Run(kOperationsPerRound);

@@ -15,6 +15,7 @@
 #include "lib/base/units.h"
 #include "lib/base/uuid.h"
 #include "lib/format/names.h"
+#include "lib/mapping/map_change.h"
 #include "lib/mapping/map_run.h"
 
 namespace braid {
@@ -48,6 +49,9 @@ struct DeviceRecord {
 
 enum class Layout : uint8_t { kLinear = 1, kStriped = 2, kMirrored = 3, kStripedMirrors = 4 };
 
+// What a thin volume's first writes do when there is no space.
+enum class OnFull : uint8_t { kFail = 1, kWait = 2 };
+
 enum class VolumeState : uint8_t {
   kPreparing = 1,  // extents allocated, not all zeroed: not attachable
   kReady = 2,
@@ -80,10 +84,25 @@ struct VolumeRecord {
   std::vector<Uuid> devices;  // DeviceIndex is the place in here
   VolumeState state = VolumeState::kPreparing;
   std::string fault;  // what was lost, in words; "" nothing
+  // Thin volumes; devices may be empty then, and grows with the grants.
+  bool thin = false;
+  uint64_t reserve_bytes = 0;  // of the volume, whole units: space set aside for it
+  OnFull on_full = OnFull::kFail;
+  uint64_t full_timeout_seconds = 0;  // of kWait; 0: no limit
+  uint64_t map_sequence = 0;          // number of the last map change applied
   AttachmentRecord attachment;
   int64_t created_unix_seconds = 0;
   Revision revision;
   friend bool operator==(const VolumeRecord&, const VolumeRecord&) = default;
+};
+
+// Space that belongs to a thin volume and is not bound: neither free nor in its map.
+struct GrantRecord {
+  Grant grant;
+  // Zeroed and handed to the volume's holder. Else only set aside (VolumeRecord's
+  // reserve_bytes), and it may hold anything.
+  bool handed_out = false;
+  friend bool operator==(const GrantRecord&, const GrantRecord&) = default;
 };
 
 // InvalidArgument unless every field is in its range: ids not nil, names and paths by
@@ -106,6 +125,9 @@ absl::StatusOr<VolumeRecord> DecodeVolume(absl::string_view bytes);
 // The run's column, leg and first extent are its key and not in the value.
 std::string EncodeRun(const MapRun& run);
 absl::StatusOr<MapRun> DecodeRun(absl::string_view bytes);
+// Its key is the first leg's device and unit.
+std::string EncodeGrant(const GrantRecord& record);
+absl::StatusOr<GrantRecord> DecodeGrant(absl::string_view bytes);
 // The store's own version, the first record read. Unimplemented when newer than
 // kStoreVersion.
 std::string EncodeStoreVersion(uint32_t version = kStoreVersion);

@@ -31,10 +31,16 @@ class MetadataBatch {
   void PutDevice(const DeviceRecord& record);
   void DeleteDevice(const Uuid& device);
   void PutVolume(const VolumeRecord& record);
-  // The record and all its runs.
+  // The record, all its runs and all its grants.
   void DeleteVolume(const Uuid& volume);
   // Deletes all runs of the volume, then puts these.
   void ReplaceRuns(const Uuid& volume, const std::vector<MapRun>& runs);
+  // One run: its key is (column, leg, first).
+  void PutRun(const Uuid& volume, const MapRun& run);
+  void DeleteRun(const Uuid& volume, uint32_t column, uint32_t leg, ColumnUnit first);
+  // One grant: its key is the place of its first leg.
+  void PutGrant(const Uuid& volume, const GrantRecord& grant);
+  void DeleteGrant(const Uuid& volume, const UnitPlace& first_leg);
 
   const std::vector<Entry>& entries() const { return entries_; }
 
@@ -68,6 +74,9 @@ class MetadataStore {
   // By (column, leg, first).
   virtual absl::Status ForEachRun(const Uuid& volume,
                                   absl::FunctionRef<absl::Status(const MapRun&)> fn) = 0;
+  // By (device, unit) of the first leg.
+  virtual absl::Status ForEachGrant(const Uuid& volume,
+                                    absl::FunctionRef<absl::Status(const GrantRecord&)> fn) = 0;
 };
 
 // RocksDB in `directory`, made if missing (mode 0700; its parent exists). The message of

@@ -18,6 +18,14 @@
 //       24      8  epoch
 //       32    256  devices in doubt: 64 times device index + 1, or 0; 4 bytes each
 //      288  16384  writes in flight: 1024 times (offset, length); length 0 is none
+//    16672      8  map changes committed: the number of the last one known to be
+//    16680     24  zero
+//    16704 524288  map changes: 8192 places of 64 bytes, the change numbered n in place n % 8192
+//
+// A map change: its number (8 bytes, stored last, 0 while the place is being changed), first
+// unit (8), kind, column, legs, a bit set of stale legs (1 each), units (4), then for
+// each of 4 legs its place as a word of the page table (8), and 8 bytes of zero. The last two
+// parts of the file are there for thin volumes only (docs/ALLOCATION.md).
 //
 // in the machine's own byte order, since no other machine reads it. A kill between two
 // stores leaves every slot with its old or its new value: a slot's offset is stored before
@@ -35,6 +43,7 @@
 #include "absl/status/statusor.h"
 #include "lib/base/units.h"
 #include "lib/base/uuid.h"
+#include "lib/mapping/map_change.h"
 
 namespace braid {
 
@@ -57,12 +66,21 @@ class AttachmentJournal {
     Epoch epoch;
     std::vector<Range> writes;         // may or may not have reached each leg
     std::vector<DeviceIndex> doubted;  // had failed, and were not yet recorded as stale
+    // Map changes in the order of their numbers, without a gap, from the oldest that is still
+    // there; some of them may have been committed. first_change is the number of the first.
+    uint64_t first_change = 0;
+    std::vector<MapChange> changes;
   };
+
+  // Map changes noted and not known to be committed: at most this many.
+  static constexpr size_t kChanges = 8192;
 
   // `fd` is the lock file, open for reading and writing, locked by this process; it may be
   // closed afterwards, the lock kept by another descriptor of the same open file. Changes
-  // nothing that was noted. Errors: of the file system.
-  static absl::StatusOr<std::unique_ptr<AttachmentJournal>> Open(int fd, const Uuid& boot_id);
+  // nothing that was noted. With `map_changes` there is room for those. Errors: of the file
+  // system.
+  static absl::StatusOr<std::unique_ptr<AttachmentJournal>> Open(int fd, const Uuid& boot_id,
+                                                                 bool map_changes);
   ~AttachmentJournal();
   AttachmentJournal(const AttachmentJournal&) = delete;
   AttachmentJournal& operator=(const AttachmentJournal&) = delete;
@@ -92,6 +110,16 @@ class AttachmentJournal {
     AttachmentJournal* journal_;
     size_t slot_ = 0;
   };
+
+  // Map changes, where there is room for them. One caller of NoteChange at a time; it has
+  // made sure that the change numbered `sequence` - kChanges is committed. Sequences are
+  // without a gap. Any thread may read.
+  void NoteChange(uint64_t sequence, const MapChange& change);
+  // The change with this number; it has been noted and fewer than kChanges after it.
+  MapChange ReadChange(uint64_t sequence) const;
+  // All changes up to this one are committed: an advice for the next holder, since the
+  // authority knows better.
+  void NoteCommitted(uint64_t sequence);
 
   // A device failed; noted until it is recorded as stale. Thread-safe.
   void Doubt(DeviceIndex device);

@@ -1,0 +1,60 @@
+// Space for thin volumes: grants it to their holders, and takes in what they made of it.
+//
+// To take units is, in this order: out of the free space in memory, so that nobody else gets
+// them; zeroed and the devices flushed, with no lock held; then the commit that makes them the
+// volume's. A crash in between leaves them free. Units are zeroed by who takes them and
+// never by who frees them (docs/ALLOCATION.md).
+#ifndef BRAID_CONTROLPLANE_CORE_SPACES_H_
+#define BRAID_CONTROLPLANE_CORE_SPACES_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "controlplane/core/attachments.h"
+#include "controlplane/core/pools.h"
+#include "controlplane/core/site_state.h"
+#include "lib/mapping/map_change.h"
+
+namespace braid {
+
+// Thread-safe.
+class Spaces {
+ public:
+  // All outlive it.
+  Spaces(SiteState* state, Attachments* attachments, Pools* pools)
+      : state_(*state), attachments_(*attachments), pools_(*pools) {}
+
+  // Errors of all: NotFound; FailedPrecondition: the epoch is over, or the volume is not
+  // thin; Unavailable: the site takes no changes now.
+
+  // See CommitMap in attachment.proto. The number of the last change applied.
+  absl::StatusOr<uint64_t> CommitMap(const Uuid& volume, Epoch epoch, uint64_t first_sequence,
+                                     absl::Span<const MapChange> changes);
+
+  struct Taken {
+    std::vector<Grant> grants;
+    // The volume's devices from here on are new to it.
+    uint32_t first_device = 0;
+    std::vector<DevicePtr> devices;
+  };
+  // Up to `units` for each leg: whole rows in runs as long as can be, single units where
+  // there are no whole rows any more; what is set aside for the volume first. The legs of a
+  // grant lie on different devices, and on different nodes where there is room for that.
+  // A share of what is free, not all of it, while other volumes may want some too.
+  // ResourceExhausted: nothing.
+  absl::StatusOr<Taken> Take(const Uuid& volume, Epoch epoch, uint64_t units);
+
+  absl::Status Return(const Uuid& volume, Epoch epoch, const std::vector<Grant>& grants);
+
+ private:
+  SiteState& state_;
+  Attachments& attachments_;
+  Pools& pools_;
+};
+
+}  // namespace braid
+
+#endif  // BRAID_CONTROLPLANE_CORE_SPACES_H_

@@ -102,8 +102,8 @@ absl::StatusOr<absl::string_view> OpenFrame(absl::string_view what, char kind, u
                                                  version, "; use the newer Braid that wrote it"));
   }
   if (found < version) {
-    return absl::DataLossError(absl::StrCat(what, " is damaged: it has format ", found, " where ",
-                                            version, " belongs"));
+    return absl::DataLossError(
+        absl::StrCat(what, " is damaged: it has format ", found, " where ", version, " belongs"));
   }
   return covered.substr(kFrameHeadBytes);
 }

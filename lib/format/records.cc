@@ -195,8 +195,8 @@ absl::Status CheckGrantBounds(const Grant& grant) {
     if (place.stale) return absl::InvalidArgumentError(absl::StrCat("leg ", leg, " is stale"));
     for (size_t other = 0; other < leg; ++other) {
       if (grant.legs[other].device == place.device) {
-        return absl::InvalidArgumentError(absl::StrCat("legs ", other, " and ", leg,
-                                                       " both on device ", place.device.value()));
+        return absl::InvalidArgumentError(
+            absl::StrCat("legs ", other, " and ", leg, " both on device ", place.device.value()));
       }
     }
   }

@@ -132,8 +132,7 @@ void MetadataBatch::ReplaceRuns(const Uuid& volume, const std::vector<MapRun>& r
 void MetadataBatch::PutRun(const Uuid& volume, const MapRun& run) {
   Put(RunKey(volume, run), EncodeRun(run));
 }
-void MetadataBatch::DeleteRun(const Uuid& volume, uint32_t column, uint32_t leg,
-                              ColumnUnit first) {
+void MetadataBatch::DeleteRun(const Uuid& volume, uint32_t column, uint32_t leg, ColumnUnit first) {
   MapRun run;
   run.column = column;
   run.leg = leg;

@@ -277,7 +277,8 @@ TEST_P(MetadataStoreTest, AgreesWithAModelUnderRandomBatches) {
         }
         case 5: {
           if (grants.empty()) break;
-          const auto found = std::next(grants.begin(), static_cast<int64_t>(random() % grants.size()));
+          const auto found =
+              std::next(grants.begin(), static_cast<int64_t>(random() % grants.size()));
           batch.DeleteGrant(std::get<0>(found->first), found->second.grant.legs[0]);
           grants.erase(found);
           break;

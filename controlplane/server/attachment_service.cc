@@ -12,13 +12,6 @@ namespace {
 // Log lines stay lines.
 constexpr size_t kMaxReasonBytes = 1024;
 
-absl::StatusOr<Uuid> ParseVolumeId(absl::string_view text) {
-  absl::StatusOr<Uuid> id = Uuid::Parse(text);
-  if (id.ok()) return id;
-  return absl::InvalidArgumentError(
-      "volume_id is not a UUID; PrepareAttachment gives the right one");
-}
-
 }  // namespace
 
 grpc::Status AttachmentService::PrepareAttachment(grpc::ServerContext* /*context*/,
@@ -54,6 +47,8 @@ grpc::Status AttachmentService::OpenAttachment(
     return ToGrpc(opened.status());
   }
   const VolumeEntry& volume = **opened;
+  const Epoch epoch = volume.record.attachment.epoch;
+  tasks_.EndEpochs(*id, Epoch(epoch.value() - 1));
   Log(LogLevel::kInfo, "attachment opened",
       {{"volume", volume.record.name},
        {"epoch", volume.record.attachment.epoch.value()},
@@ -71,11 +66,7 @@ grpc::Status AttachmentService::OpenAttachment(
     if (record == nullptr) {
       return {grpc::StatusCode::ABORTED, "the volume was deleted while it was being attached"};
     }
-    v1::AttachedDevice& device = *header.add_devices();
-    device.set_id(record->id.ToString());
-    device.set_name(record->name);
-    device.set_path(record->path);
-    device.set_size_bytes(record->device_bytes);
+    *header.add_devices() = ToProto(*record);
   }
   // A holder that did not get the whole map does no I/O, so what it was granted needs no
   // taking back: as it ends, its lock shows that.
@@ -134,6 +125,7 @@ grpc::Status AttachmentService::CloseAttachment(grpc::ServerContext* /*context*/
   if (!id.ok()) return ToGrpc(id.status());
   absl::Status status = attachments_.Close(*id, Epoch(request->epoch()));
   if (status.ok()) {
+    tasks_.EndEpochs(*id, Epoch(request->epoch()));
     Log(LogLevel::kInfo, "attachment closed",
         {{"volume_id", id->ToString()}, {"epoch", request->epoch()}});
   }

@@ -237,7 +237,7 @@ TEST(Volume, NeverMakesTheLastCopyStale) {
       EXPECT_EQ(run.device, DeviceIndex(1));
     }
   }
-  EXPECT_EQ(in_sync, f.geometry.rows());
+  EXPECT_EQ(in_sync, f.geometry.rows() * kSmallPerExtent);
   // The client knows of the failed write; the rest is there, and writes go on.
   EXPECT_TRUE(ReadBack(*f.volume, 512, kSize - 512) == Pattern(kSize, 1).substr(512));
   EXPECT_TRUE(f.volume->Write(0, Pattern(512, 3), false).ok());

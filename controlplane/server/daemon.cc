@@ -26,16 +26,6 @@ constexpr std::chrono::seconds kDrain(2);
 // Often enough that a pool that fills up is told of before it is full.
 constexpr absl::Duration kPoolInterval = absl::Seconds(2);
 
-// Whether the holder of `epoch` may still act on the volume.
-absl::Status CheckHeld(const SiteState& state, const Uuid& id, Epoch epoch) {
-  absl::StatusOr<VolumePtr> volume = state.FindVolume(id);
-  if (!volume.ok()) return volume.status();
-  const AttachmentRecord& attachment = (*volume)->record.attachment;
-  if (attachment.held && attachment.epoch == epoch) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("epoch ", epoch.value(), " of volume '",
-                                                    (*volume)->record.name, "' is over"));
-}
-
 // One directory, not its parents: a typing mistake should not grow a tree.
 absl::Status MakeDirectory(const std::string& path) {
   if (mkdir(path.c_str(), 0700) == 0 || errno == EEXIST) return absl::OkStatus();
@@ -68,6 +58,8 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& optio
   }
   d.state_ = *std::move(state);
   d.attachments_ = std::make_unique<Attachments>(d.state_.get(), lock_dir);
+  status = d.attachments_->FreeAfterRestart();
+  if (!status.ok()) return status;
   d.preparer_ = std::make_unique<Preparer>(d.state_.get());
   d.inventory_ = std::make_unique<Inventory>(d.state_.get());
   d.volumes_ = std::make_unique<Volumes>(d.state_.get(), d.preparer_.get(), d.attachments_.get());
@@ -76,18 +68,17 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& optio
                                         .critical_percent = options.pool_critical_percent});
   d.spaces_ = std::make_unique<Spaces>(d.state_.get(), d.attachments_.get(), d.pools_.get());
   d.tasks_ = std::make_unique<HolderTasks>(
-      [state = d.state_.get()](const Uuid& volume, Epoch epoch) {
-        return CheckHeld(*state, volume, epoch);
+      [attachments = d.attachments_.get()](const Uuid& volume, Epoch epoch) {
+        return attachments->Held(volume, epoch).status();
       });
-  d.inventory_service_ = std::make_unique<InventoryService>(d.state_.get(), d.inventory_.get(),
-                                                            d.pools_.get());
+  d.inventory_service_ =
+      std::make_unique<InventoryService>(d.state_.get(), d.inventory_.get(), d.pools_.get());
   d.volume_service_ = std::make_unique<VolumeService>(d.state_.get(), d.volumes_.get(),
                                                       d.pools_.get(), d.tasks_.get());
   d.attachment_service_ = std::make_unique<AttachmentService>(
       d.state_.get(), d.volumes_.get(), d.attachments_.get(), d.spaces_.get(), d.tasks_.get());
-  d.site_service_ =
-      std::make_unique<SiteService>(d.state_.get(), d.inventory_.get(), d.volumes_.get(),
-                                    d.pools_.get(), options.run_dir);
+  d.site_service_ = std::make_unique<SiteService>(
+      d.state_.get(), d.inventory_.get(), d.volumes_.get(), d.pools_.get(), options.run_dir);
   status = d.Listen();
   if (!status.ok()) return status;
   d.pool_watch_ = std::thread([&d] {

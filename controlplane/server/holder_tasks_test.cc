@@ -163,8 +163,8 @@ TEST_F(HolderTasksTest, EndOfTheEpochEndsWatcherAndTask) {
   EXPECT_TRUE(absl::IsAborted(Result().status()));
   EXPECT_TRUE(absl::IsFailedPrecondition(*watcher->end()));
   EXPECT_TRUE(absl::IsFailedPrecondition(Report(id, 1)));
-  EXPECT_TRUE(absl::IsFailedPrecondition(
-      tasks_.Watch(volume_, Epoch(1), std::make_shared<FakeWatcher>())));
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(tasks_.Watch(volume_, Epoch(1), std::make_shared<FakeWatcher>())));
   EXPECT_FALSE(Watch(Epoch(2))->end().has_value());
 }
 
@@ -190,12 +190,12 @@ TEST_F(HolderTasksTest, OneTaskAtATime) {
   auto watcher = Watch();
   StartReclaim();
   const uint64_t id = watcher->AwaitTask().id();
-  EXPECT_TRUE(absl::IsFailedPrecondition(
-      tasks_
-          .Reclaim(
-              volume_, Epoch(1), false, [](const v1::ReclaimReport&) { return true; },
-              [] { return false; })
-          .status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(tasks_
+                                             .Reclaim(
+                                                 volume_, Epoch(1), false,
+                                                 [](const v1::ReclaimReport&) { return true; },
+                                                 [] { return false; })
+                                             .status()));
   ASSERT_TRUE(Report(id, 1, true).ok());
   EXPECT_TRUE(Result().ok());
 }
@@ -207,8 +207,8 @@ TEST_F(HolderTasksTest, StopEndsAllAndRefusesWhatComesAfter) {
   tasks_.Stop();
   EXPECT_TRUE(absl::IsUnavailable(Result().status()));
   EXPECT_TRUE(absl::IsUnavailable(*watcher->end()));
-  EXPECT_TRUE(absl::IsUnavailable(
-      tasks_.Watch(volume_, Epoch(1), std::make_shared<FakeWatcher>())));
+  EXPECT_TRUE(
+      absl::IsUnavailable(tasks_.Watch(volume_, Epoch(1), std::make_shared<FakeWatcher>())));
 }
 
 }  // namespace

@@ -85,9 +85,9 @@ absl::Status CheckOptions(DaemonOptions& options) {
   if (low < 1 || low > 100) return Bad("pool-low-percent", "from 1 to 100");
   if (critical < 1 || critical > 100) return Bad("pool-critical-percent", "from 1 to 100");
   if (low > critical) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'pool-low-percent' (", low, ") must not be above 'pool-critical-percent' (",
-                     critical, ")"));
+    return absl::InvalidArgumentError(absl::StrCat("'pool-low-percent' (", low,
+                                                   ") must not be above 'pool-critical-percent' (",
+                                                   critical, ")"));
   }
   return absl::OkStatus();
 }
@@ -137,10 +137,10 @@ absl::Status ApplyConfig(const std::string& text, const std::vector<std::string>
                           : key == "node"    ? &options.node
                                              : nullptr;
     if (target == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "unknown key '", absl::CHexEscape(key),
-          "'; use data-dir, site, listen, run-dir, node, pool-low-percent, "
-          "pool-critical-percent"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown key '", absl::CHexEscape(key),
+                       "'; use data-dir, site, listen, run-dir, node, pool-low-percent, "
+                       "pool-critical-percent"));
     }
     if (!value.IsScalar()) return Bad(key, "one value");
     if (!flag_wins) *target = value.as<std::string>();

@@ -23,6 +23,13 @@ absl::StatusOr<absl::string_view> NameInToken(absl::string_view token) {
   return absl::InvalidArgumentError("this page_token is not one that ListVolumes gave");
 }
 
+// The length of the list of devices that the runs need.
+size_t DevicesNamed(const std::vector<MapRun>& runs) {
+  size_t most = 0;
+  for (const MapRun& run : runs) most = std::max(most, size_t{run.device.value()} + 1);
+  return most;
+}
+
 // Of a volume that can be reclaimed now: the epoch of its holder.
 absl::StatusOr<Epoch> CheckReclaimable(const VolumeStatus& status) {
   const VolumeRecord& record = status.volume->record;
@@ -41,9 +48,8 @@ absl::StatusOr<Epoch> CheckReclaimable(const VolumeStatus& status) {
                      name, "'"));
   }
   if (record.attachment.read_only) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("volume '", name,
-                     "' is attached read-only; detach it, then attach it for writing"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "volume '", name, "' is attached read-only; detach it, then attach it for writing"));
   }
   return record.attachment.epoch;
 }
@@ -162,9 +168,8 @@ grpc::Status VolumeService::ReclaimVolume(grpc::ServerContext* context,
     return writer->Write(message);
   };
   const VolumeRecord& record = volume->volume->record;
-  absl::StatusOr<v1::ReclaimReport> report =
-      tasks_.Reclaim(record.id, *epoch, request->dry_run(), send,
-                     [context] { return context->IsCancelled(); });
+  absl::StatusOr<v1::ReclaimReport> report = tasks_.Reclaim(
+      record.id, *epoch, request->dry_run(), send, [context] { return context->IsCancelled(); });
   Log(report.ok() ? LogLevel::kInfo : LogLevel::kWarning, "volume reclaimed",
       {{"volume", record.name},
        {"dry_run", request->dry_run() ? 1 : 0},
@@ -173,10 +178,9 @@ grpc::Status VolumeService::ReclaimVolume(grpc::ServerContext* context,
        {"status", report.status().ToString()}});
   if (!report.ok()) return ToGrpc(report.status());
   // A holder that counts wrongly makes a number wrong, no more.
-  const uint64_t left = report->free_bytes() - std::min(report->free_bytes(),
-                                                        report->released_bytes());
-  pools_.NoteReclaimable(record.id,
-                         CheckedMul(left, uint64_t{record.legs}).value_or(UINT64_MAX));
+  const uint64_t left =
+      report->free_bytes() - std::min(report->free_bytes(), report->released_bytes());
+  pools_.NoteReclaimable(record.id, CheckedMul(left, uint64_t{record.legs}).value_or(UINT64_MAX));
   pools_.Look();
   message.set_done(true);
   send(*report);
@@ -186,9 +190,15 @@ grpc::Status VolumeService::ReclaimVolume(grpc::ServerContext* context,
 grpc::Status VolumeService::GetVolumeMap(grpc::ServerContext* /*context*/,
                                          const v1::GetVolumeMapRequest* request,
                                          grpc::ServerWriter<v1::GetVolumeMapResponse>* writer) {
-  // The map of one moment, however long it takes to send.
-  absl::StatusOr<VolumePtr> volume = state_.FindVolume(request->name());
-  if (!volume.ok()) return ToGrpc(volume.status());
+  // The map of one moment, however long it takes to send. That of a thin volume may be newer
+  // than the record it is found with, and name devices that only the next record has.
+  absl::StatusOr<VolumePtr> volume;
+  std::shared_ptr<const std::vector<MapRun>> runs;
+  do {
+    volume = state_.FindVolume(request->name());
+    if (!volume.ok()) return ToGrpc(volume.status());
+    runs = RunsOf(**volume);
+  } while (DevicesNamed(*runs) > (*volume)->record.devices.size());
   const std::vector<Uuid>& ids = (*volume)->record.devices;
   std::vector<DeviceRecord> devices(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -197,7 +207,7 @@ grpc::Status VolumeService::GetVolumeMap(grpc::ServerContext* /*context*/,
     if (DevicePtr record = state_.FindDevice(ids[i]); record != nullptr) devices[i] = *record;
   }
   v1::GetVolumeMapResponse message;
-  for (const MapRun& run : *(*volume)->runs) {
+  for (const MapRun& run : *runs) {
     *message.add_rows() = ToMapRow(**volume, run, devices[run.device.value()]);
     if (message.rows_size() < static_cast<int>(kRowsPerMessage)) continue;
     if (!writer->Write(message)) return {grpc::StatusCode::CANCELLED, "the caller went away"};

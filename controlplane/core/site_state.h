@@ -215,7 +215,7 @@ class Change {
   std::vector<Grant> TakeGrants(const GrantRequest& request, bool all, std::vector<Uuid>& devices,
                                 absl::FunctionRef<bool(const DeviceRecord&)> usable);
   // What this change took, to be zeroed without it; it would go back with it.
-  TakenSpace HoldTaken() { return std::move(taken_); }
+  TakenSpace HoldTaken() { return std::exchange(taken_, TakenSpace(&state_)); }
   // As if this change had taken it. Unavailable: one of its devices has left the pool since.
   absl::Status Adopt(TakenSpace taken);
 
@@ -250,6 +250,12 @@ class Change {
   absl::Status Commit();
 
  private:
+  // Devices to choose from, and what was chosen.
+  std::vector<PlacementDevice> Offer(absl::FunctionRef<bool(const DeviceRecord&)> usable) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu_);
+  void NoteTaken(const Uuid& device, UnitRun units) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu_);
+  void Put(VolumeEntry entry);
+
   SiteState& state_;
   absl::MutexLock lock_;
   const Revision revision_;

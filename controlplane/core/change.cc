@@ -5,14 +5,33 @@
 
 namespace braid {
 
-Change::Change(SiteState& state)
-    : state_(state), lock_(&state.change_mu_), revision_(state.revision() + 1) {}
+TakenSpace::TakenSpace(TakenSpace&& other) noexcept
+    : state_(other.state_), pieces_(std::exchange(other.pieces_, {})) {}
 
-Change::~Change() {
-  if (committed_) return;
-  absl::MutexLock lock(&state_.mu_);
-  for (const Placement& placement : taken_) state_.Free(placement.devices, placement.runs);
+TakenSpace& TakenSpace::operator=(TakenSpace&& other) noexcept {
+  if (this == &other) return *this;
+  GiveBack();
+  state_ = other.state_;
+  pieces_ = std::exchange(other.pieces_, {});
+  return *this;
 }
+
+void TakenSpace::GiveBack() {
+  if (pieces_.empty()) return;
+  absl::MutexLock lock(&state_->mu_);
+  for (const auto& [device, units] : pieces_) {
+    SiteState::DeviceSlot* slot = state_->FindSlot(device);
+    if (slot != nullptr) slot->taken_units -= units.count;
+    state_->Free(device, units);
+  }
+  pieces_.clear();
+}
+
+Change::Change(SiteState& state)
+    : state_(state),
+      lock_(&state.change_mu_),
+      revision_(state.revision() + 1),
+      taken_(&state) {}
 
 absl::Status Change::Ready() const {
   absl::Status health = state_.health();
@@ -20,21 +39,69 @@ absl::Status Change::Ready() const {
   return absl::UnavailableError(health.message());
 }
 
-absl::StatusOr<Placement> Change::TakeExtents(const PlacementRequest& request,
-                                              absl::FunctionRef<bool(const Uuid&)> usable) {
-  absl::MutexLock lock(&state_.mu_);
+std::vector<PlacementDevice> Change::Offer(
+    absl::FunctionRef<bool(const DeviceRecord&)> usable) const {
   std::vector<PlacementDevice> devices;
   for (const auto& [name, slot] : state_.devices_by_name_) {
-    if (!usable(slot->record->id)) continue;
+    if (!usable(*slot->record)) continue;
     devices.push_back({.id = slot->record->id,
                        .name = name,
                        .node = slot->record->node,
                        .device_class = slot->record->device_class,
                        .space = &slot->space});
   }
-  absl::StatusOr<Placement> placement = Place(request, devices);
-  if (placement.ok()) taken_.push_back(*placement);
+  return devices;
+}
+
+void Change::NoteTaken(const Uuid& device, UnitRun units) {
+  state_.FindSlot(device)->taken_units += units.count;
+  taken_.pieces_.emplace_back(device, units);
+}
+
+absl::StatusOr<Placement> Change::TakeExtents(const PlacementRequest& request,
+                                              absl::FunctionRef<bool(const Uuid&)> usable) {
+  absl::MutexLock lock(&state_.mu_);
+  absl::StatusOr<Placement> placement =
+      Place(request, Offer([&](const DeviceRecord& device) { return usable(device.id); }));
+  if (!placement.ok()) return placement;
+  for (const MapRun& run : placement->runs) {
+    NoteTaken(placement->devices[run.device.value()], {run.unit, run.count});
+  }
   return placement;
+}
+
+std::vector<Grant> Change::TakeGrants(const GrantRequest& request, bool all,
+                                      std::vector<Uuid>& devices,
+                                      absl::FunctionRef<bool(const DeviceRecord&)> usable) {
+  absl::MutexLock lock(&state_.mu_);
+  const std::vector<PlacementDevice> offered = Offer(usable);
+  const std::vector<ChosenGrant> chosen =
+      all ? ChooseAllGrants(request, offered).value_or(std::vector<ChosenGrant>())
+          : ChooseGrants(request, offered);
+  std::vector<Grant> grants;
+  for (const ChosenGrant& choice : chosen) {
+    Grant grant{.count = choice.count};
+    for (const ChosenGrant::Leg& leg : choice.legs) {
+      const Uuid& id = offered[leg.device].id;
+      const auto known = std::find(devices.begin(), devices.end(), id);
+      const auto index = static_cast<DeviceIndex::rep>(known - devices.begin());
+      if (known == devices.end()) devices.push_back(id);
+      grant.legs.push_back({DeviceIndex(index), leg.first});
+      NoteTaken(id, {leg.first, choice.count});
+    }
+    grants.push_back(std::move(grant));
+  }
+  return grants;
+}
+
+absl::Status Change::Adopt(TakenSpace taken) {
+  absl::MutexLock lock(&state_.mu_);
+  for (const auto& [device, units] : taken.pieces_) {
+    if (state_.FindSlot(device) == nullptr) {
+      state_.mu_.Unlock();  
+    }
+  }
+  return absl::OkStatus();
 }
 
 void Change::AddDevice(DeviceRecord record) {

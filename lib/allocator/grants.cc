@@ -2,13 +2,31 @@
 
 #include <algorithm>
 #include <cassert>
-#include <string>
+#include <optional>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "lib/allocator/free_space.h"
 #include "lib/allocator/spread.h"
+#include "lib/base/size_text.h"
 
 namespace braid {
 namespace {
+
+// As many devices as one line can list.
+constexpr size_t kMaxListed = 6;
+
+// With a device as its place among those that may serve the request.
+struct Piece {
+  struct Leg {
+    size_t device = 0;
+    DeviceUnit first;
+    friend bool operator==(const Leg&, const Leg&) = default;
+  };
+  uint64_t count = 0;
+  std::vector<Leg> legs;
+};
 
 // What pieces are made of: a row's 64 units, or one.
 enum class Size { kRow, kUnit };
@@ -40,7 +58,7 @@ class Choosing {
     return TakeOn(nodes, size, pieces, columns);
   }
 
-  std::vector<ChosenGrant> grants() && { return std::move(grants_); }
+  std::vector<Piece> pieces() && { return std::move(pieces_); }
 
  private:
   std::vector<SpreadDevice> Free(Size size) const {
@@ -108,7 +126,7 @@ class Choosing {
     };
     std::vector<Leg> at(legs.size());
     for (;;) {
-      ChosenGrant grant{UINT64_MAX, {}};
+      Piece piece{UINT64_MAX, {}};
       for (size_t l = 0; l < legs.size(); ++l) {
         Leg& leg = at[l];
         if (leg.run.count == 0) {
@@ -123,33 +141,33 @@ class Choosing {
           leg.run = *run;
           leg.segment_left -= run->count / UnitsOf(size);
         }
-        grant.count = std::min(grant.count, leg.run.count);
-        grant.legs.push_back({legs[l][leg.segment - 1].device, leg.run.first});
+        piece.count = std::min(piece.count, leg.run.count);
+        piece.legs.push_back({legs[l][leg.segment - 1].device, leg.run.first});
       }
       for (Leg& leg : at) {
-        leg.run = {leg.run.first + grant.count, leg.run.count - grant.count};
+        leg.run = {leg.run.first + piece.count, leg.run.count - piece.count};
       }
-      Append(std::move(grant));
+      Append(std::move(piece));
     }
   }
 
-  void Append(ChosenGrant grant) {
-    if (!grants_.empty()) {
-      ChosenGrant next = grants_.back();
-      for (ChosenGrant::Leg& leg : next.legs) leg.first = leg.first + next.count;
-      if (next.legs == grant.legs) {
-        grants_.back().count += grant.count;
+  void Append(Piece piece) {
+    if (!pieces_.empty()) {
+      Piece next = pieces_.back();
+      for (Piece::Leg& leg : next.legs) leg.first = leg.first + next.count;
+      if (next.legs == piece.legs) {
+        pieces_.back().count += piece.count;
         return;
       }
     }
-    grants_.push_back(std::move(grant));
+    pieces_.push_back(std::move(piece));
   }
 
   const uint32_t legs_;
   const std::vector<PlacementDevice>& devices_;
   std::vector<uint32_t> nodes_;  // of each device
   uint32_t most_nodes_ = 0;
-  std::vector<ChosenGrant> grants_;
+  std::vector<Piece> pieces_;
 };
 
 // What is asked for, but no more than any pool could have, so that nothing overflows.
@@ -159,22 +177,31 @@ uint64_t Bounded(uint64_t units, const std::vector<PlacementDevice>& devices) {
   return std::min(units, free);
 }
 
-}  // namespace
+void GiveBack(const std::vector<Piece>& pieces, const std::vector<PlacementDevice>& devices) {
+  for (const Piece& piece : pieces) {
+    for (const Piece::Leg& leg : piece.legs) {
+      const absl::Status given = devices[leg.device].space->Give({leg.first, piece.count});
+      assert(given.ok());
+      (void)given;
+    }
+  }
+}
 
-std::vector<ChosenGrant> ChooseGrants(const GrantRequest& request,
-                                      const std::vector<PlacementDevice>& devices) {
+std::vector<Piece> ChooseSome(const GrantRequest& request,
+                              const std::vector<PlacementDevice>& devices) {
   const uint64_t units = Bounded(request.units, devices);
   Choosing choosing(request.legs, devices);
   if (choosing.Take(Size::kRow, units / kSmallPerExtent, request.columns) == 0) {
     choosing.Take(Size::kUnit, std::min(units, kMaxSmallGrantUnits), 1);
   }
-  return std::move(choosing).grants();
+  return std::move(choosing).pieces();
 }
 
-std::optional<std::vector<ChosenGrant>> ChooseAllGrants(
-    const GrantRequest& request, const std::vector<PlacementDevice>& devices) {
+// Empty when there is no room for all.
+std::vector<Piece> ChooseAll(const GrantRequest& request,
+                             const std::vector<PlacementDevice>& devices) {
   const uint64_t units = request.units;
-  if (Bounded(units, devices) < units) return std::nullopt;
+  if (Bounded(units, devices) < units) return {};
   struct Attempt {
     bool rows;
     uint32_t columns;
@@ -187,21 +214,58 @@ std::optional<std::vector<ChosenGrant>> ChooseAllGrants(
           kSmallPerExtent * choosing.TakeAll(Size::kRow, units / kSmallPerExtent, attempt.columns);
     }
     taken += choosing.TakeAll(Size::kUnit, units - taken, 1);
-    std::vector<ChosenGrant> grants = std::move(choosing).grants();
-    if (taken == units) return grants;
-    GiveBack(grants, devices);
+    std::vector<Piece> pieces = std::move(choosing).pieces();
+    if (taken == units) return pieces;
+    GiveBack(pieces, devices);
   }
-  return std::nullopt;
+  return {};
 }
 
-void GiveBack(const std::vector<ChosenGrant>& grants, const std::vector<PlacementDevice>& devices) {
-  for (const ChosenGrant& grant : grants) {
-    for (const ChosenGrant::Leg& leg : grant.legs) {
-      const absl::Status given = devices[leg.device].space->Give({leg.first, grant.count});
-      assert(given.ok());
-      (void)given;
+absl::Status NoSpace(const GrantRequest& request, std::vector<PlacementDevice> devices) {
+  std::stable_sort(devices.begin(), devices.end(), [](const auto& a, const auto& b) {
+    return a.space->free_units() > b.space->free_units();
+  });
+  std::vector<std::string> free;
+  for (const PlacementDevice& d : devices) {
+    if (free.size() == kMaxListed) {
+      free.push_back(absl::StrCat("and ", devices.size() - kMaxListed, " more"));
+      break;
+    }
+    free.push_back(absl::StrCat(d.name, " ", FormatSize(d.space->free_units() * kSmallExtentBytes),
+                                " on node ", d.node));
+  }
+  const std::string amount =
+      request.all ? absl::StrCat(" for ", FormatSize(request.units * kSmallExtentBytes)) : "";
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "no space", amount,
+      request.legs == 1 ? "" : absl::StrCat(" on each of ", request.legs, " different devices"),
+      request.device_class.empty() ? "" : absl::StrCat(" of class ", request.device_class),
+      "; free: ", free.empty() ? "nothing" : absl::StrJoin(free, ", "),
+      "; add devices or delete volumes"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<PlacedGrant>> ChooseGrants(const GrantRequest& request,
+                                                      const std::vector<PlacementDevice>& all) {
+  std::vector<PlacementDevice> devices;
+  for (const PlacementDevice& device : all) {
+    if (request.device_class.empty() || device.device_class == request.device_class) {
+      devices.push_back(device);
     }
   }
+  const std::vector<Piece> pieces =
+      request.all ? ChooseAll(request, devices) : ChooseSome(request, devices);
+  if (pieces.empty() && request.units > 0) return NoSpace(request, std::move(devices));
+  std::vector<PlacedGrant> grants;
+  for (const Piece& piece : pieces) {
+    PlacedGrant& grant = grants.emplace_back();
+    grant.count = piece.count;
+    for (const Piece::Leg& leg : piece.legs) {
+      grant.legs.emplace_back(devices[leg.device].id, leg.first);
+    }
+  }
+  return grants;
 }
 
 }  // namespace braid

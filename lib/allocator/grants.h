@@ -13,42 +13,41 @@
 // volume has columns (fewer where the pool has no room for that), and the reservation in the
 // volume's holder picks one for each column.
 //
-// That something is found whenever `legs` devices have space, and all of it whenever it fits
-// (ChooseAllGrants), follows from the amounts of spread.h, which are exact, with one column:
+// That something is found whenever `legs` devices have space, and all of it whenever it fits,
+// follows from the amounts of spread.h, which are exact, with one column:
 // U pieces of L legs fit if and only if the sum over the devices of min(free, U) is at least
 // L U (the sum's terms can be trimmed to L U, and then wrapped around L legs of U pieces: no
 // device is longer than U, so none meets itself). Rows first may cost pieces that single
-// units would have found, where a device's space is all in broken extents; hence the last of
-// ChooseAllGrants' attempts is single units alone.
+// units would have found, where a device's space is all in broken extents; hence the last
+// attempt to find all is single units alone.
 #ifndef BRAID_LIB_ALLOCATOR_GRANTS_H_
 #define BRAID_LIB_ALLOCATOR_GRANTS_H_
 
-#include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
-#include "lib/allocator/free_space.h"
+#include "absl/status/statusor.h"
 #include "lib/allocator/placement.h"
+#include "lib/base/units.h"
+#include "lib/base/uuid.h"
 
 namespace braid {
 
 struct GrantRequest {
-  uint32_t legs = 1;     // 1 to kMaxLegs
-  uint32_t columns = 1;  // 1 to kMaxColumns
-  uint64_t units = 0;    // for each leg
+  uint32_t legs = 1;         // 1 to kMaxLegs
+  uint32_t columns = 1;      // 1 to kMaxColumns
+  uint64_t units = 0;        // for each leg
+  std::string device_class;  // "" for any
+  bool all = false;          // all units or none
 };
 
 // `count` units that follow each other on each leg.
-struct ChosenGrant {
-  struct Leg {
-    size_t device = 0;  // its place in the devices that were offered
-    DeviceUnit first;
-    friend bool operator==(const Leg&, const Leg&) = default;
-  };
+struct PlacedGrant {
   uint64_t count = 0;
-  std::vector<Leg> legs;
-  friend bool operator==(const ChosenGrant&, const ChosenGrant&) = default;
+  std::vector<std::pair<Uuid, DeviceUnit>> legs;  // a device and the first unit there
+  friend bool operator==(const PlacedGrant&, const PlacedGrant&) = default;
 };
 
 // As many single units are given at once at most: each may be a record of its own.
@@ -56,18 +55,15 @@ inline constexpr uint64_t kMaxSmallGrantUnits = 1024;
 
 // Takes up to `units` from the devices' spaces: whole rows where one can be made, and then
 // only those; single units, at most kMaxSmallGrantUnits, where none can, or where less than
-// a row is asked for. Empty exactly when fewer than `legs` devices have free units. The
-// devices' spaces differ.
-std::vector<ChosenGrant> ChooseGrants(const GrantRequest& request,
-                                      const std::vector<PlacementDevice>& devices);
-
-// Takes all of it, rows as far as they go, those and the rest each on as many nodes as have
-// room for them; nullopt, and nothing is taken, exactly when it does not fit.
-std::optional<std::vector<ChosenGrant>> ChooseAllGrants(
-    const GrantRequest& request, const std::vector<PlacementDevice>& devices);
-
-// Gives back what was chosen among these devices.
-void GiveBack(const std::vector<ChosenGrant>& grants, const std::vector<PlacementDevice>& devices);
+// a row is asked for. ResourceExhausted, in words, exactly when fewer than `legs` devices have
+// free units; nothing is taken then.
+//
+// Or all of them: rows as far as they go and single units, each on as many nodes as have room
+// for them. ResourceExhausted exactly when they do not fit.
+//
+// The devices' ids differ, and so do their spaces.
+absl::StatusOr<std::vector<PlacedGrant>> ChooseGrants(const GrantRequest& request,
+                                                      const std::vector<PlacementDevice>& devices);
 
 }  // namespace braid
 

@@ -40,6 +40,18 @@ class Pool {
     EXPECT_TRUE(space.Give({DeviceUnit(kFirst + from), units}).ok());
   }
   const std::vector<PlacementDevice>& devices() const { return devices_; }
+  size_t Index(const Uuid& id) const {
+    return static_cast<size_t>(
+        std::find_if(devices_.begin(), devices_.end(), [&](const auto& d) { return d.id == id; }) -
+        devices_.begin());
+  }
+  // Nothing when there is nothing.
+  std::vector<PlacedGrant> Choose(const GrantRequest& request) const {
+    auto grants = ChooseGrants(request, devices_);
+    EXPECT_TRUE(grants.ok() || absl::IsResourceExhausted(grants.status())) << grants.status();
+    EXPECT_EQ(grants.status().message().find('\n'), absl::string_view::npos);
+    return grants.ok() ? *grants : std::vector<PlacedGrant>();
+  }
 
   // Of each device, every free unit.
   std::vector<std::set<uint64_t>> FreeUnits() const {
@@ -59,28 +71,29 @@ class Pool {
   std::vector<std::unique_ptr<FreeSpace>> spaces_;
 };
 
-uint64_t Count(const std::vector<ChosenGrant>& grants) {
+uint64_t Count(const std::vector<PlacedGrant>& grants) {
   uint64_t units = 0;
-  for (const ChosenGrant& grant : grants) units += grant.count;
+  for (const PlacedGrant& grant : grants) units += grant.count;
   return units;
 }
 
 // Legs on different devices; what left the spaces is what was chosen, no unit twice. The
 // fewest nodes any grant stands on.
 size_t CheckGrants(const Pool& pool, const std::vector<std::set<uint64_t>>& before, uint32_t legs,
-                   const std::vector<ChosenGrant>& grants) {
+                   const std::vector<PlacedGrant>& grants) {
   std::vector<std::set<uint64_t>> free = before;
   size_t fewest_nodes = legs;
-  for (const ChosenGrant& grant : grants) {
+  for (const PlacedGrant& grant : grants) {
     EXPECT_EQ(grant.legs.size(), legs);
     EXPECT_GT(grant.count, 0u);
     std::set<size_t> devices;
     std::set<std::string> nodes;
-    for (const ChosenGrant::Leg& leg : grant.legs) {
-      devices.insert(leg.device);
-      nodes.insert(pool.devices()[leg.device].node);
+    for (const auto& [id, first] : grant.legs) {
+      const size_t device = pool.Index(id);
+      devices.insert(device);
+      nodes.insert(pool.devices()[device].node);
       for (uint64_t i = 0; i < grant.count; ++i) {
-        EXPECT_EQ(free[leg.device].erase(leg.first.value() + i), 1u) << "not free, or twice";
+        EXPECT_EQ(free[device].erase(first.value() + i), 1u) << "not free, or twice";
       }
     }
     EXPECT_EQ(devices.size(), legs) << "two legs on one device";
@@ -157,7 +170,7 @@ TEST(ChooseGrants, FindsRowsWhereOneCanBeMadeElseUnitsOnAsManyNodesAsCanBe) {
     const uint32_t legs = 1 + static_cast<uint32_t>(random() % 4);
     const GrantRequest request{legs, 1 + static_cast<uint32_t>(random() % 3), 1 + random() % 400};
     const auto before = p.pool.FreeUnits();
-    const std::vector<ChosenGrant> grants = ChooseGrants(request, p.pool.devices());
+    const std::vector<PlacedGrant> grants = p.pool.Choose(request);
     SCOPED_TRACE(absl::StrCat(p.text, "legs ", legs, " units ", request.units));
     const size_t nodes = CheckGrants(p.pool, before, legs, grants);
     ASSERT_LE(Count(grants), request.units);
@@ -170,9 +183,9 @@ TEST(ChooseGrants, FindsRowsWhereOneCanBeMadeElseUnitsOnAsManyNodesAsCanBe) {
     };
     if (request.units >= kSmallPerExtent && most_nodes(p.extents) > 0) {
       ++rows;
-      for (const ChosenGrant& grant : grants) {
+      for (const PlacedGrant& grant : grants) {
         ASSERT_EQ(grant.count % kSmallPerExtent, 0u);
-        for (const auto& leg : grant.legs) ASSERT_EQ(leg.first.value() % kSmallPerExtent, 0u);
+        for (const auto& leg : grant.legs) ASSERT_EQ(leg.second.value() % kSmallPerExtent, 0u);
       }
       ASSERT_EQ(nodes, most_nodes(p.extents));
       // With one column, as many as fit on so many nodes.
@@ -189,15 +202,13 @@ TEST(ChooseGrants, FindsRowsWhereOneCanBeMadeElseUnitsOnAsManyNodesAsCanBe) {
       ++none;
       ASSERT_TRUE(grants.empty());
     }
-    GiveBack(grants, p.pool.devices());
-    ASSERT_EQ(p.pool.FreeUnits(), before);
   }
   EXPECT_GT(rows, 200);
   EXPECT_GT(units, 200);
   EXPECT_GT(none, 200);
 }
 
-TEST(ChooseAllGrants, FindsAllExactlyWhenTryingEverythingDoes) {
+TEST(ChooseGrants, FindsAllExactlyWhenTryingEverythingDoes) {
   std::mt19937_64 random(TestSeed());
   int found = 0, refused = 0;
   for (int i = 0; i < 3000; ++i) {
@@ -214,10 +225,13 @@ TEST(ChooseAllGrants, FindsAllExactlyWhenTryingEverythingDoes) {
       ASSERT_EQ(Exhaustive(legs, 1, p.nodes).Fits(units, p.units), fits);
     }
     const auto before = p.pool.FreeUnits();
-    const auto grants =
-        ChooseAllGrants({legs, 1 + static_cast<uint32_t>(random() % 3), units}, p.pool.devices());
-    ASSERT_EQ(grants.has_value(), fits);
-    if (grants) {
+    const auto grants = ChooseGrants({.legs = legs,
+                                      .columns = 1 + static_cast<uint32_t>(random() % 3),
+                                      .units = units,
+                                      .all = true},
+                                     p.pool.devices());
+    ASSERT_EQ(grants.ok(), fits);
+    if (grants.ok()) {
       ++found;
       ASSERT_EQ(Count(*grants), units);
       CheckGrants(p.pool, before, legs, *grants);
@@ -234,17 +248,17 @@ TEST(ChooseGrants, TakesALongRunOfTheRoomiestDevice) {
   Pool pool;
   pool.Add("n", 10);
   pool.Add("n", 30);
-  const auto grants = ChooseGrants({1, 1, 20 * kSmallPerExtent}, pool.devices());
-  ASSERT_EQ(grants.size(), 1u);
-  EXPECT_EQ(grants[0], (ChosenGrant{20 * kSmallPerExtent, {{1, DeviceUnit(kFirst)}}}));
+  EXPECT_EQ(pool.Choose({1, 1, 20 * kSmallPerExtent}),
+            (std::vector<PlacedGrant>{
+                {20 * kSmallPerExtent, {{pool.devices()[1].id, DeviceUnit(kFirst)}}}}));
 }
 
 TEST(ChooseGrants, DealsAStripedVolumesRowsToDifferentDevices) {
   Pool pool;
   for (int d = 0; d < 4; ++d) pool.Add("n", 100);
   std::map<size_t, uint64_t> units;
-  for (const auto& grant : ChooseGrants({1, 4, 64 * kSmallPerExtent}, pool.devices())) {
-    units[grant.legs[0].device] += grant.count;
+  for (const auto& grant : pool.Choose({1, 4, 64 * kSmallPerExtent})) {
+    units[pool.Index(grant.legs[0].first)] += grant.count;
   }
   EXPECT_EQ(units.size(), 4u);
   for (const auto& [device, count] : units) EXPECT_EQ(count, 16 * kSmallPerExtent);
@@ -255,14 +269,13 @@ TEST(ChooseGrants, GivesFewerRowsOnTwoNodesRatherThanAllOnOne) {
   pool.Add("n0", 100);
   pool.Add("n0", 100);
   pool.Add("n1", 3);
-  EXPECT_EQ(Count(ChooseGrants({2, 1, 10 * kSmallPerExtent}, pool.devices())), 3 * kSmallPerExtent);
+  EXPECT_EQ(Count(pool.Choose({2, 1, 10 * kSmallPerExtent})), 3 * kSmallPerExtent);
   // The second node is full now.
-  EXPECT_EQ(Count(ChooseGrants({2, 1, 10 * kSmallPerExtent}, pool.devices())),
-            10 * kSmallPerExtent);
+  EXPECT_EQ(Count(pool.Choose({2, 1, 10 * kSmallPerExtent})), 10 * kSmallPerExtent);
   // All at once is another question.
   pool.Add("n2", 3);
-  const auto all = ChooseAllGrants({2, 1, 10 * kSmallPerExtent}, pool.devices());
-  ASSERT_TRUE(all.has_value());
+  const auto all = ChooseGrants({2, 1, 10 * kSmallPerExtent, "", true}, pool.devices());
+  ASSERT_TRUE(all.ok()) << all.status();
 }
 
 TEST(ChooseGrants, SingleUnitsOfAFragmentedPoolAreFewAtATimeAndJoined) {
@@ -271,7 +284,7 @@ TEST(ChooseGrants, SingleUnitsOfAFragmentedPoolAreFewAtATimeAndJoined) {
   ASSERT_TRUE(space.Take({DeviceUnit(kFirst), space.capacity_units()}).ok());
   // Half of each extent.
   for (uint64_t e = 0; e < 2000; ++e) Pool::Free(space, e * 64, 32);
-  const auto grants = ChooseGrants({1, 1, 1000000}, pool.devices());
+  const auto grants = pool.Choose({1, 1, 1000000});
   EXPECT_EQ(Count(grants), kMaxSmallGrantUnits);
   EXPECT_EQ(grants.size(), kMaxSmallGrantUnits / 32);
 }
@@ -280,21 +293,35 @@ TEST(ChooseGrants, OfHostileNumbersTakesNoMoreThanThereIs) {
   Pool pool;
   pool.Add("n", 10);
   pool.Add("n", 10);
-  EXPECT_FALSE(ChooseAllGrants({2, 64, UINT64_MAX}, pool.devices()).has_value());
-  EXPECT_EQ(Count(ChooseGrants({2, 64, UINT64_MAX}, pool.devices())), 10 * kSmallPerExtent);
-  EXPECT_TRUE(ChooseGrants({1, 1, UINT64_MAX}, {}).empty());
-  EXPECT_TRUE(ChooseGrants({1, 1, 0}, pool.devices()).empty());
+  EXPECT_TRUE(pool.Choose({2, 64, UINT64_MAX, "", true}).empty());
+  EXPECT_EQ(Count(pool.Choose({2, 64, UINT64_MAX})), 10 * kSmallPerExtent);
+  EXPECT_FALSE(ChooseGrants({1, 1, UINT64_MAX}, {}).ok());
+  EXPECT_TRUE(ChooseGrants({1, 1, 0}, pool.devices())->empty());
+}
+
+TEST(ChooseGrants, RefusalsSayWhatThereIs) {
+  Pool pool;
+  pool.Add("alpha", 10);
+  EXPECT_EQ(ChooseGrants({2, 1, 64}, pool.devices()).status(),
+            absl::ResourceExhaustedError("no space on each of 2 different devices; free: d0 40M on "
+                                         "node alpha; add devices or delete volumes"));
+  EXPECT_EQ(ChooseGrants({1, 1, 64, "tape"}, pool.devices()).status(),
+            absl::ResourceExhaustedError(
+                "no space of class tape; free: nothing; add devices or delete volumes"));
+  EXPECT_EQ(ChooseGrants({1, 1, 11 * kSmallPerExtent, "", true}, pool.devices()).status(),
+            absl::ResourceExhaustedError(
+                "no space for 44M; free: d0 40M on node alpha; add devices or delete volumes"));
 }
 
 TEST(ChooseGrants, UnitsGivenBackOneByOneAreWholeExtentsAgain) {
   std::mt19937_64 random(TestSeed());
   Pool pool;
   FreeSpace& space = pool.Add("n", 16);
-  const auto grants = ChooseGrants({1, 1, 16 * kSmallPerExtent}, pool.devices());
+  const auto grants = pool.Choose({1, 1, 16 * kSmallPerExtent});
   ASSERT_EQ(space.free_units(), 0u);
   std::vector<uint64_t> units;
   for (const auto& grant : grants) {
-    for (uint64_t i = 0; i < grant.count; ++i) units.push_back(grant.legs[0].first.value() + i);
+    for (uint64_t i = 0; i < grant.count; ++i) units.push_back(grant.legs[0].second.value() + i);
   }
   std::shuffle(units.begin(), units.end(), random);
   for (uint64_t unit : units) ASSERT_TRUE(space.Give({DeviceUnit(unit), 1}).ok());

@@ -53,6 +53,9 @@ class Unit {
 
 // A large extent's place within one column of a volume, counted from 0.
 using ExtentIndex = Unit<struct ExtentIndexTag>;
+// A place in one column of a volume, in units of kSmallExtentBytes from the column's first
+// byte.
+using ColumnUnit = Unit<struct ColumnUnitTag>;
 // A device's place in one volume's own table of devices. The store, the API and the
 // page table use the same number; it never changes while the volume lives.
 using DeviceIndex = Unit<struct DeviceIndexTag, uint16_t>;

@@ -66,6 +66,18 @@ using Epoch = Unit<struct EpochTag>;
 // Each committed change of a site's state raises it; 0 is the empty state.
 using Revision = Unit<struct RevisionTag>;
 
+// From a large extent to its first unit, and from a unit to the large extent around it and
+// its place in there.
+constexpr ColumnUnit FirstUnit(ExtentIndex extent) {
+  return ColumnUnit(extent.value() * kSmallPerExtent);
+}
+constexpr ExtentIndex ExtentOf(ColumnUnit unit) {
+  return ExtentIndex(unit.value() / kSmallPerExtent);
+}
+constexpr uint32_t SmallOf(ColumnUnit unit) {
+  return static_cast<uint32_t>(unit.value() % kSmallPerExtent);
+}
+
 }  // namespace braid
 
 #endif  // BRAID_LIB_BASE_UNITS_H_

@@ -129,12 +129,27 @@ std::optional<AttachmentJournal::Past> AttachmentJournal::ReadPast() const {
     if (index > uint32_t{1} << 16) return std::nullopt;
     past.doubted.emplace_back(static_cast<DeviceIndex::rep>(index - 1));
   }
-  if (has_changes()) ReadPastChanges(past);
+  if (has_changes()) {
+    ReadPastChanges(past);
+    if (!ReadScratch(past)) return std::nullopt;
+  }
   return past;
 }
 
+bool AttachmentJournal::ReadScratch(Past& past) const {
+  if (layout_->scratch[0].load() == 0) return true;
+  Grant row{.count = kSmallPerExtent, .legs = {}};
+  for (const std::atomic<uint64_t>& leg : layout_->scratch) {
+    const MapWord word(leg.load());
+    if (word.raw() == 0) break;
+    if (word != MapWord::Extent(word.device(), word.unit())) return false;
+    row.legs.push_back({.device = word.device(), .unit = word.unit()});
+  }
+  past.scratch = std::move(row);
+  return true;
+}
+
 void AttachmentJournal::ReadPastChanges(Past& past) const {
-  past.committed_change = layout_->committed.load();
   std::vector<std::optional<MapChange>> by_place(kChanges);
   uint64_t highest = 0;
   for (size_t i = 0; i < kChanges; ++i) {
@@ -190,8 +205,7 @@ void AttachmentJournal::Begin(Epoch epoch, bool keep_past) {
     for (std::atomic<uint32_t>& doubt : layout_->doubts) doubt.store(0);
     for (Slot& slot : layout_->writes) slot.length.store(0);
     if (has_changes()) {
-      layout_->committed.store(0);
-      layout_->zero.fill(0);
+      ClearScratch();
       for (Place& place : layout_->changes) place.number.store(0);
     }
     last_change_.store(0);
@@ -289,9 +303,19 @@ void AttachmentJournal::MarkChangeStale(uint64_t sequence, DeviceIndex device, u
       MapWord::Extent(leg->device, leg->unit, MapWord::kStale).raw(), std::memory_order_release);
 }
 
-void AttachmentJournal::NoteCommitted(uint64_t sequence) {
-  layout_->committed.store(sequence, std::memory_order_release);
+void AttachmentJournal::NoteScratch(const Grant& row) {
+  assert(has_changes() && row.count == kSmallPerExtent && !row.legs.empty() &&
+         row.legs.size() <= kMaxLegs);
+  ClearScratch();
+  for (size_t leg = kMaxLegs; leg-- > 0;) {
+    const MapWord word = leg < row.legs.size()
+                             ? MapWord::Extent(row.legs[leg].device, row.legs[leg].unit)
+                             : MapWord();
+    layout_->scratch[leg].store(word.raw(), std::memory_order_release);
+  }
 }
+
+void AttachmentJournal::ClearScratch() { layout_->scratch[0].store(0, std::memory_order_release); }
 
 void AttachmentJournal::Doubt(DeviceIndex device) {
   for (std::atomic<uint32_t>& doubt : layout_->doubts) {

@@ -18,8 +18,8 @@
 //       24      8  epoch
 //       32    256  devices in doubt: 64 times device index + 1, or 0; 4 bytes each
 //      288  16384  writes in flight: 1024 times (offset, length); length 0 is none
-//    16672      8  map changes committed: the number of the last one known to be
-//    16680     24  zero
+//    16672     32  scratch: a granted row that is written to before it is bound; by leg its place
+//                  as a word of the page table, then 0; leg 0 is stored last, and 0 is none
 //    16704 524288  map changes: 8192 places of 64 bytes, the change numbered n in place n % 8192
 //
 // in the machine's own byte order, since no other machine reads it. The last three parts are
@@ -92,8 +92,9 @@ class AttachmentJournal {
     std::vector<MapChange> changes;
     // The highest number, as far as it can be told, of a change that cannot be read; 0 none.
     uint64_t damaged_change = 0;
-    // Changes up to this one are known to be committed; the authority may know more.
-    uint64_t committed_change = 0;
+    // kSmallPerExtent granted units that may not be zero; unless one of the changes, or the
+    // authority, has bound them.
+    std::optional<Grant> scratch;
 
     // What is to be committed again when the authority has every change up to `applied`;
     // the first is number applied + 1. DataLoss: one of them is missing or damaged.
@@ -156,9 +157,11 @@ class AttachmentJournal {
   // in sync of its `legs`. As for ReadChange; one caller at a time. A kill leaves it done
   // or not done.
   void MarkChangeStale(uint64_t sequence, DeviceIndex device, uint32_t legs);
-  // All changes up to this one are committed: an advice for the next holder, since the
-  // authority knows better.
-  void NoteCommitted(uint64_t sequence);
+  // A row that is about to be written to before it is bound, with as many legs as the volume
+  // has; until ClearScratch, after the change that binds it is noted or the row is zero
+  // again. One row, and one caller, at a time.
+  void NoteScratch(const Grant& row);
+  void ClearScratch();
 
   // A device failed; noted until it is recorded as stale. Thread-safe.
   void Doubt(DeviceIndex device);
@@ -182,12 +185,11 @@ class AttachmentJournal {
     std::array<std::atomic<uint32_t>, kDoubts> doubts;
     std::array<Slot, kWrites> writes;
     // From here on for thin volumes only.
-    std::atomic<uint64_t> committed;
-    std::array<uint64_t, 3> zero;
+    std::array<std::atomic<uint64_t>, kMaxLegs> scratch;
     std::array<Place, kChanges> changes;
   };
   static constexpr size_t kBytesWithoutChanges = 288 + kWrites * 16;
-  static_assert(offsetof(Layout, committed) == kBytesWithoutChanges);
+  static_assert(offsetof(Layout, scratch) == kBytesWithoutChanges);
   static_assert(offsetof(Layout, changes) == 16704);
   static_assert(sizeof(Layout) == 16704 + kChanges * 64);
   static_assert(std::atomic<uint64_t>::is_always_lock_free);
@@ -196,6 +198,8 @@ class AttachmentJournal {
   AttachmentJournal(Layout* layout, size_t bytes, const Uuid& boot_id);
   std::optional<Past> ReadPast() const;
   void ReadPastChanges(Past& past) const;
+  // False when there is one that NoteScratch did not write.
+  bool ReadScratch(Past& past) const;
   static std::optional<MapChange> ReadBody(const Place& place);
   size_t TakeSlot();
   bool has_changes() const { return bytes_ == sizeof(Layout); }

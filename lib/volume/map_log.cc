@@ -31,8 +31,9 @@ MapLog::~MapLog() {
 }
 
 bool MapLog::HasRoom(uint64_t count) const {
+  const uint64_t committed_before = committed();  // first, so that it is not above noted()
   return count <= AttachmentJournal::kChanges &&
-         noted() - committed() <= AttachmentJournal::kChanges - count;
+         noted() - committed_before <= AttachmentJournal::kChanges - count;
 }
 
 absl::Status MapLog::AwaitRoom(uint64_t count) {
@@ -43,8 +44,15 @@ absl::Status MapLog::AwaitRoom(uint64_t count) {
   }
   if (HasRoom(count)) return absl::OkStatus();
   MutexLock l(&mu_);
-  while (!HasRoom(count) && stopped_.ok()) settled_.Wait(&mu_);
-  return stopped_;
+  while (!HasRoom(count) && stopped_.ok() && waits_ended_.ok()) settled_.Wait(&mu_);
+  if (HasRoom(count)) return absl::OkStatus();
+  return stopped_.ok() ? waits_ended_ : stopped_;
+}
+
+void MapLog::EndWaits(const absl::Status& status) {
+  MutexLock l(&mu_);
+  waits_ended_ = status;
+  settled_.SignalAll();
 }
 
 uint64_t MapLog::Note(const MapChange& change) {
@@ -129,7 +137,6 @@ absl::StatusOr<std::vector<MapChange>> MapLog::Take(const Group& group) {
 
 void MapLog::Settle(const Group& group, const absl::Status& status) {
   const uint64_t last = group.first + group.count - 1;
-  if (status.ok()) journal_.NoteCommitted(last);
   MutexLock l(&mu_);
   if (status.ok()) {
     committed_.store(last, std::memory_order_release);

@@ -43,7 +43,8 @@ class MapLog {
   // Goes on from what the journal holds: changes above `applied` that an earlier process
   // noted are committed again. The journal has begun, and Past::ChangesAfter(applied) was
   // no error. `stopped` is called once, from the thread, when the authority refuses for good
-  // or the process is shut down (Cancelled); it does not end the log. All outlive the log.
+  // or the process is shut down (Cancelled), with no lock held; it does not end the log. All
+  // outlive the log.
   MapLog(AttachmentJournal* journal, MapAuthority* authority, RequestGate* gate, uint64_t applied,
          std::function<void(const absl::Status&)> stopped);
   // Ends the thread, after the call to the authority that is under way; what is not committed
@@ -57,6 +58,8 @@ class MapLog {
   // a request under way could wait for.
   absl::Status AwaitRoom(uint64_t count);
   bool HasRoom(uint64_t count) const;
+  // From now on AwaitRoom returns `status`, an error, rather than wait: at a shutdown.
+  void EndWaits(const absl::Status& status);
   // The change's number. Callers order themselves (Volume's map_mu_) and have asked HasRoom
   // under the same lock.
   uint64_t Note(const MapChange& change);
@@ -95,9 +98,10 @@ class MapLog {
   std::atomic<uint64_t> committed_;
   Mutex mu_;
   CondVar work_;     // noted_ or ending_; the thread waits
-  CondVar settled_;  // committed_ or stopped_
+  CondVar settled_;  // committed_, stopped_ or waits_ended_
   bool ending_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status stopped_ ABSL_GUARDED_BY(mu_);
+  absl::Status waits_ended_ ABSL_GUARDED_BY(mu_);
   // The last change that is on its way to the authority, or was.
   uint64_t sent_ ABSL_GUARDED_BY(mu_);
   std::thread thread_;

@@ -13,8 +13,10 @@
 #include "controlplane/core/attachments.h"
 #include "controlplane/core/fake_host.h"
 #include "controlplane/core/inventory.h"
+#include "controlplane/core/pools.h"
 #include "controlplane/core/preparer.h"
 #include "controlplane/core/site_state.h"
+#include "controlplane/core/spaces.h"
 #include "controlplane/core/volumes.h"
 #include "lib/metadata/memory_store.h"
 
@@ -31,7 +33,7 @@ inline void LeaveSecrets(BlockDevice& device, uint64_t begin, uint64_t end) {
 // Whether none of that is left where `run` lies.
 inline bool HidesSecrets(BlockDevice& device, const MapRun& run) {
   std::string sector(kSectorBytes, 'x');
-  for (uint64_t i = 0; i < run.count * kSmallPerExtent; ++i) {
+  for (uint64_t i = 0; i < run.count; ++i) {
     const uint64_t offset = (run.unit.value() + i) * kSmallExtentBytes;
     if (!device.Read(offset, absl::MakeSpan(sector)).ok()) return false;
     if (sector.find_first_not_of('\0') != std::string::npos) return false;
@@ -52,6 +54,10 @@ struct SiteForTest {
     if (!state.ok()) return state.status();
     site->state = *std::move(state);
     site->attachments = std::make_unique<Attachments>(site->state.get(), "/locks");
+    if (absl::Status freed = site->attachments->FreeAfterRestart(); !freed.ok()) return freed;
+    site->pools = std::make_unique<Pools>(site->state.get(), Pools::Thresholds());
+    site->spaces =
+        std::make_unique<Spaces>(site->state.get(), site->attachments.get(), site->pools.get());
     site->preparer = std::make_unique<Preparer>(site->state.get());
     site->inventory = std::make_unique<Inventory>(site->state.get());
     site->volumes =
@@ -78,6 +84,8 @@ struct SiteForTest {
   std::unique_ptr<MetadataStore> store;
   std::unique_ptr<SiteState> state;
   std::unique_ptr<Attachments> attachments;
+  std::unique_ptr<Pools> pools;
+  std::unique_ptr<Spaces> spaces;
   std::unique_ptr<Preparer> preparer;
   std::unique_ptr<Inventory> inventory;
   std::unique_ptr<Volumes> volumes;

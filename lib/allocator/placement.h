@@ -40,10 +40,15 @@ struct PlacementRequest {
 
 struct Placement {
   std::vector<Uuid> devices;  // DeviceIndex is the place in here
-  std::vector<MapRun> runs;   // normalized; every row of every leg, once
+  std::vector<MapRun> runs;   // normalized, of whole extents; every row of every leg, once
   // On how many nodes each extent's legs lie at least; any one fewer nodes may be lost.
   uint32_t nodes_per_extent = 1;
 };
+
+// Whether there are as many different devices as the layout needs at once, however full:
+// FailedPrecondition, in words, when not.
+absl::Status CheckDeviceCount(const PlacementRequest& request,
+                              const std::vector<PlacementDevice>& devices);
 
 // Takes the extents from the devices' spaces. On failure nothing stays taken, and the
 // error is FailedPrecondition (the devices cannot carry this layout, however empty) or

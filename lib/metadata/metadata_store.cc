@@ -64,6 +64,19 @@ class RecordStore final : public MetadataStore {
         });
   }
 
+  absl::Status ForEachGrant(const Uuid& volume,
+                            absl::FunctionRef<absl::Status(const GrantRecord&)> fn) override {
+    return key_value_->Scan(
+        GrantPrefix(volume), [&](absl::string_view key, absl::string_view value) -> absl::Status {
+          auto grant = DecodeGrant(value);
+          if (!grant.ok()) return AtKey(key, grant.status());
+          if (key != GrantKey(volume, grant->grant.legs[0])) {
+            return AtKey(key, absl::DataLossError("grant is damaged: it lies elsewhere"));
+          }
+          return fn(*grant);
+        });
+  }
+
  private:
   // Records that carry the id which is also their key.
   template <class Record>
@@ -110,10 +123,27 @@ void MetadataBatch::PutVolume(const VolumeRecord& record) {
 void MetadataBatch::DeleteVolume(const Uuid& volume) {
   entries_.push_back({Entry::kDelete, VolumeKey(volume), ""});
   entries_.push_back({Entry::kDeletePrefix, RunPrefix(volume), ""});
+  entries_.push_back({Entry::kDeletePrefix, GrantPrefix(volume), ""});
 }
 void MetadataBatch::ReplaceRuns(const Uuid& volume, const std::vector<MapRun>& runs) {
   entries_.push_back({Entry::kDeletePrefix, RunPrefix(volume), ""});
   for (const MapRun& run : runs) Put(RunKey(volume, run), EncodeRun(run));
+}
+void MetadataBatch::PutRun(const Uuid& volume, const MapRun& run) {
+  Put(RunKey(volume, run), EncodeRun(run));
+}
+void MetadataBatch::DeleteRun(const Uuid& volume, uint32_t column, uint32_t leg, ColumnUnit first) {
+  MapRun run;
+  run.column = column;
+  run.leg = leg;
+  run.first = first;
+  entries_.push_back({Entry::kDelete, RunKey(volume, run), ""});
+}
+void MetadataBatch::PutGrant(const Uuid& volume, const GrantRecord& grant) {
+  Put(GrantKey(volume, grant.grant.legs[0]), EncodeGrant(grant));
+}
+void MetadataBatch::DeleteGrant(const Uuid& volume, const UnitPlace& first_leg) {
+  entries_.push_back({Entry::kDelete, GrantKey(volume, first_leg), ""});
 }
 
 absl::StatusOr<std::unique_ptr<MetadataStore>> OpenStoreOver(std::unique_ptr<KeyValue> key_value,

@@ -54,19 +54,39 @@ inline VolumeRecord SampleVolume(uint64_t number, uint64_t revision = 1) {
 inline std::vector<MapRun> SampleRuns(uint64_t count, uint64_t unit) {
   std::vector<MapRun> runs;
   for (uint64_t i = 0; i < count; ++i) {
-    runs.push_back({0, static_cast<uint32_t>(i % 2), ExtentIndex(i / 2 * 300), 1 + i % 7,
+    runs.push_back({0, static_cast<uint32_t>(i % 2), ColumnUnit(i / 2 * 300), 1 + i % 7,
                     DeviceIndex(static_cast<uint16_t>(i % 2)), DeviceUnit(unit + 64 * i),
                     i % 5 == 0});
   }
   return runs;
 }
 
+inline std::vector<GrantRecord> SampleGrants(uint64_t count, uint64_t unit) {
+  std::vector<GrantRecord> grants;
+  for (uint64_t i = 0; i < count; ++i) {
+    const auto first = static_cast<uint16_t>(i % 2);
+    GrantRecord grant;
+    grant.handed_out = i % 3 == 0;
+    grant.grant.count = 1 + i % 64;
+    grant.grant.legs = {
+        {DeviceIndex(first), DeviceUnit(unit + 64 * i), false},
+        {DeviceIndex(static_cast<uint16_t>(1 - first)), DeviceUnit(unit + 64 * i + 7), false}};
+    grants.push_back(grant);
+  }
+  return grants;
+}
+
 // All that one revision of a growing site holds, in one batch.
 inline MetadataBatch SampleBatch(uint64_t revision) {
   MetadataBatch batch;
   batch.PutSite(SampleSite(revision));
+  // Grants have no call that replaces them all: a volume's deletion takes the old ones.
+  batch.DeleteVolume(SampleId('v', 1));
   batch.PutVolume(SampleVolume(1, revision));
   batch.ReplaceRuns(SampleId('v', 1), SampleRuns(1 + revision % 40, revision * 64));
+  for (const GrantRecord& grant : SampleGrants(revision % 7, revision * 64)) {
+    batch.PutGrant(SampleId('v', 1), grant);
+  }
   return batch;
 }
 
@@ -75,6 +95,7 @@ struct StoreContents {
   std::vector<DeviceRecord> devices;
   std::vector<VolumeRecord> volumes;
   std::vector<std::pair<Uuid, MapRun>> runs;  // of the volumes there are
+  std::vector<std::pair<Uuid, GrantRecord>> grants;
   friend bool operator==(const StoreContents&, const StoreContents&) = default;
 };
 
@@ -101,6 +122,11 @@ inline absl::StatusOr<StoreContents> ReadContents(MetadataStore& store) {
       return absl::OkStatus();
     });
     if (!s.ok()) return s;
+    s = store.ForEachGrant(volume.id, [&](const GrantRecord& grant) {
+      all.grants.emplace_back(volume.id, grant);
+      return absl::OkStatus();
+    });
+    if (!s.ok()) return s;
   }
   return all;
 }
@@ -110,10 +136,18 @@ inline StoreContents SampleContents(uint64_t revision) {
   StoreContents all;
   all.site = SampleSite(revision);
   all.volumes = {SampleVolume(1, revision)};
-  // The store's order: by column, leg, first extent.
+  // The store's order: by column, leg, first unit.
   for (uint32_t leg : {0u, 1u}) {
     for (const MapRun& run : SampleRuns(1 + revision % 40, revision * 64)) {
       if (run.leg == leg) all.runs.emplace_back(SampleId('v', 1), run);
+    }
+  }
+  // By device and unit of the first leg.
+  for (uint16_t device : {uint16_t{0}, uint16_t{1}}) {
+    for (const GrantRecord& grant : SampleGrants(revision % 7, revision * 64)) {
+      if (grant.grant.legs[0].device == DeviceIndex(device)) {
+        all.grants.emplace_back(SampleId('v', 1), grant);
+      }
     }
   }
   return all;

@@ -25,9 +25,10 @@
 // them were written to: in the same commit they cease to be granted, and go back to the free
 // space or to what is set aside for the volume, where nothing counts as zero. After a restart of
 // the machine that is as it should be: what was not flushed is lost, as on any disk. Without
-// one it means that acknowledged writes may be lost, and is a fault. A reader cannot take a
-// journal over, and must not have its volume's past decided for it: on the same boot it is
-// refused until a writer has been there.
+// one, acknowledged writes may be lost, and if anything was granted that is a fault; a holder
+// that took no space has bound none. A reader cannot take a journal over, and must not decide
+// for the next writer that it is lost: on the same boot it is refused until a writer has been
+// there.
 //
 // An answer may be lost: braidd may end between its commit and its answer, or the holder
 // between that and the first mark of its epoch in its journal. So the record keeps which

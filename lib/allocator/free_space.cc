@@ -76,10 +76,11 @@ std::optional<UnitRun> FreeSpace::TakeLarge(uint64_t extents) {
   return UnitRun{DeviceUnit(first), count};
 }
 
-std::optional<UnitRun> FreeSpace::TakeSmall() {
+std::optional<UnitRun> FreeSpace::TakeSmall(uint64_t units) {
+  assert(units > 0);
   if (free_.empty()) return std::nullopt;
-  uint64_t unit = 0;
   Runs::iterator it;
+  uint64_t unit = 0;
   if (!broken_.empty()) {
     it = free_.find(*broken_.begin());
     const auto [first, count] = *it;
@@ -89,8 +90,10 @@ std::optional<UnitRun> FreeSpace::TakeSmall() {
     it = free_.find(by_large_.begin()->second);
     unit = it->first;
   }
-  Cut(it, unit, 1);
-  return UnitRun{DeviceUnit(unit), 1};
+  const uint64_t end = std::min(RoundDown(unit) + kSmallPerExtent, it->first + it->second);
+  const uint64_t count = std::min(units, end - unit);
+  Cut(it, unit, count);
+  return UnitRun{DeviceUnit(unit), count};
 }
 
 absl::Status FreeSpace::CheckInside(UnitRun run) const {

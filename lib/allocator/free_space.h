@@ -39,9 +39,9 @@ class FreeSpace {
   // fits them all when there is one (the shortest such), else all of the longest run.
   // nullopt when there is none. The result's first unit is a multiple of kSmallPerExtent.
   std::optional<UnitRun> TakeLarge(uint64_t extents);
-  // Takes one small extent, from a broken large extent when there is one, else from the
-  // shortest run of whole ones.
-  std::optional<UnitRun> TakeSmall();
+  // Takes up to `units` (not 0) small extents that follow each other within one large extent:
+  // a broken one when there is any, else one of the shortest run of whole ones.
+  std::optional<UnitRun> TakeSmall(uint64_t units = 1);
   // Takes exactly this run, as when a store is loaded. Empty, not free or outside:
   // DataLoss, and nothing changes.
   absl::Status Take(UnitRun run);

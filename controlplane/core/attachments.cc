@@ -65,7 +65,27 @@ absl::Status Attachments::CheckNotHeld(const VolumeEntry& volume) const {
     return absl::UnavailableError(absl::StrCat("space of volume '", record.name,
                                                "' is being zeroed; try again in a moment"));
   }
-  return absl::OkStatus();
+  return CheckNotKept(record);
+}
+
+absl::Status Attachments::CheckNotKept(const VolumeRecord& volume) const {
+  absl::MutexLock lock(&mu_);
+  if (!kept_.contains(volume.id)) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("volume '", volume.name, "' is being resized; try again when that is done"));
+}
+
+absl::StatusOr<std::unique_ptr<Attachments::Detached>> Attachments::KeepDetached(
+    const VolumeEntry& volume) {
+  if (absl::Status status = CheckNotHeld(volume); !status.ok()) return status;
+  absl::MutexLock lock(&mu_);
+  kept_.insert(volume.record.id);
+  return std::unique_ptr<Detached>(new Detached(this, volume.record.id));
+}
+
+Attachments::Detached::~Detached() {
+  absl::MutexLock lock(&attachments_.mu_);
+  attachments_.kept_.erase(volume_);
 }
 
 void Attachments::Forget(const Uuid& volume) { state_.host().RemoveLock(PathOf(volume)); }
@@ -93,6 +113,7 @@ absl::StatusOr<Opened> Attachments::Open(const Uuid& id, const HolderSpec& holde
   if (!volume.ok()) return volume.status();
   VolumeRecord record = (*volume)->record;
   if (record.state != VolumeState::kReady) return NotReady(record);
+  if (status = CheckNotKept(record); !status.ok()) return status;
   absl::StatusOr<bool> locked = state_.host().LockHeld(PathOf(id));
   if (!locked.ok()) return locked.status();
   if (!*locked) {

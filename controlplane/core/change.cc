@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "controlplane/core/site_state.h"
+#include "lib/mapping/page_table.h"
 
 namespace braid {
 
@@ -72,32 +73,32 @@ absl::StatusOr<Placement> Change::TakeExtents(const PlacementRequest& request,
   return placement;
 }
 
-std::vector<Grant> Change::TakeGrants(const GrantRequest& request, bool all,
-                                      std::vector<Uuid>& devices,
-                                      absl::FunctionRef<bool(const DeviceRecord&)> usable) {
+absl::StatusOr<std::vector<Grant>> Change::TakeGrants(
+    const GrantRequest& request, std::vector<Uuid>& devices,
+    absl::FunctionRef<bool(const DeviceRecord&)> usable) {
   absl::MutexLock lock(&state_.mu_);
+  const auto place = [&](const Uuid& id) {
+    return static_cast<size_t>(std::find(devices.begin(), devices.end(), id) - devices.begin());
+  };
   // The map has kMaxDevices numbers for a volume's devices.
   uint64_t room = kMaxDevices - devices.size();
-  const std::vector<PlacementDevice> offered = Offer([&](const DeviceRecord& device) {
-    if (!usable(device)) return false;
-    if (std::find(devices.begin(), devices.end(), device.id) != devices.end()) return true;
-    if (room == 0) return false;
-    --room;
-    return true;
-  });
-  const std::vector<ChosenGrant> chosen =
-      all ? ChooseAllGrants(request, offered).value_or(std::vector<ChosenGrant>())
-          : ChooseGrants(request, offered);
+  const absl::StatusOr<std::vector<PlacedGrant>> placed =
+      ChooseGrants(request, Offer([&](const DeviceRecord& device) {
+                     if (!usable(device)) return false;
+                     if (place(device.id) < devices.size()) return true;
+                     if (room == 0) return false;
+                     --room;
+                     return true;
+                   }));
+  if (!placed.ok()) return placed.status();
   std::vector<Grant> grants;
-  for (const ChosenGrant& choice : chosen) {
-    Grant grant{.count = choice.count};
-    for (const ChosenGrant::Leg& leg : choice.legs) {
-      const Uuid& id = offered[leg.device].id;
-      const auto known = std::find(devices.begin(), devices.end(), id);
-      const auto index = static_cast<DeviceIndex::rep>(known - devices.begin());
-      if (known == devices.end()) devices.push_back(id);
-      grant.legs.push_back({DeviceIndex(index), leg.first});
-      NoteTaken(id, {leg.first, choice.count});
+  for (const PlacedGrant& one : *placed) {
+    Grant grant{.count = one.count, .legs = {}};
+    for (const auto& [id, first] : one.legs) {
+      const size_t index = place(id);
+      if (index == devices.size()) devices.push_back(id);
+      grant.legs.push_back({DeviceIndex(static_cast<DeviceIndex::rep>(index)), first});
+      NoteTaken(id, {first, one.count});
     }
     grants.push_back(std::move(grant));
   }

@@ -210,10 +210,11 @@ class Change {
   // As Place(), on the devices for which `usable` returns true.
   absl::StatusOr<Placement> TakeExtents(const PlacementRequest& request,
                                         absl::FunctionRef<bool(const Uuid&)> usable);
-  // As ChooseGrants(), or ChooseAllGrants(), likewise; empty when there is nothing. Legs name
-  // devices by their place in `devices`, a volume's list, to which it adds those that are new.
-  std::vector<Grant> TakeGrants(const GrantRequest& request, bool all, std::vector<Uuid>& devices,
-                                absl::FunctionRef<bool(const DeviceRecord&)> usable);
+  // As ChooseGrants(), likewise. Legs name devices by their place in `devices`, a volume's list,
+  // to which those that are new are added.
+  absl::StatusOr<std::vector<Grant>> TakeGrants(
+      const GrantRequest& request, std::vector<Uuid>& devices,
+      absl::FunctionRef<bool(const DeviceRecord&)> usable);
   // What this change took, to be zeroed without it; it would go back with it.
   TakenSpace HoldTaken() { return std::exchange(taken_, TakenSpace(&state_)); }
   // As if this change had taken it. Unavailable: one of its devices has left the pool since.

@@ -4,7 +4,6 @@
 #include <memory>
 #include <utility>
 
-#include "absl/container/btree_map.h"
 #include "absl/strings/str_cat.h"
 #include "controlplane/core/zeroer.h"
 
@@ -90,43 +89,33 @@ absl::StatusOr<Spaces::Taken> Spaces::Take(const Uuid& id, Epoch epoch, uint64_t
   absl::flat_hash_set<Uuid> failed;
   for (;;) {
     absl::StatusOr<Taking> taking = Choose(id, epoch, units, failed);
+    if (absl::IsResourceExhausted(taking.status())) {
+      absl::StatusOr<VolumePtr> volume = state_.FindVolume(id);
+      if (volume.ok()) pools_.NoteFull((*volume)->record.device_class);
+      pools_.Look();
+    }
     if (!taking.ok()) return taking.status();
     const std::vector<Uuid>& devices = taking->devices;
     if (known_devices > taking->volume->record.devices.size()) {
       return absl::InvalidArgumentError(absl::StrCat("the volume has fewer devices than ",
                                                      known_devices));
     }
-    if (taking->set_aside.empty() && taking->fresh.empty()) {
-      const VolumeRecord& record = taking->volume->record;
-      pools_.NoteFull(record.device_class);
-      pools_.Look();
-      return absl::ResourceExhaustedError(absl::StrCat(
-          "there is no space for volume '", record.name, "'",
-          record.device_class.empty() ? "" : absl::StrCat(" in class ", record.device_class),
-          record.legs > 1 ? absl::StrCat(" on ", record.legs, " devices at once") : "",
-          failed.empty() ? "" : absl::StrCat(" (not counting ", failed.size(),
-                                             " devices that cannot be written)"),
-          "; add a device, or give back space"));
-    }
-
-    absl::btree_map<DeviceIndex, std::vector<UnitRun>> runs;
+    std::vector<std::pair<Uuid, UnitRun>> to_zero;
     for (const std::vector<Grant>* grants : {&taking->set_aside, &taking->fresh}) {
       for (const Grant& grant : *grants) {
         for (const UnitPlace& leg : grant.legs) {
-          runs[leg.device].push_back({leg.unit, grant.count});
+          to_zero.push_back({devices[leg.device.value()], {leg.unit, grant.count}});
         }
       }
     }
-    const size_t failed_before = failed.size();
-    for (const auto& [device, units_there] : runs) {
-      const Uuid& device_id = devices[device.value()];
-      absl::Status zeroed = ZeroUnits(state_, device_id, units_there);
-      if (zeroed.ok()) continue;
-      failed.insert(device_id);
-      state_.host().Warn(absl::StrCat("no space is given out on a device that cannot be zeroed: ",
+    std::vector<Uuid> unwritable;
+    if (absl::Status zeroed = ZeroUnits(state_, to_zero, &unwritable); !zeroed.ok()) {
+      if (unwritable.empty()) return zeroed;
+      state_.host().Warn(absl::StrCat("no space is given out where it cannot be zeroed: ",
                                       zeroed.message()));
+      failed.insert(unwritable.begin(), unwritable.end());
+      continue;
     }
-    if (failed.size() > failed_before) continue;
 
     absl::Status kept = Keep(id, epoch, *taking);
     if (!kept.ok()) return kept;
@@ -169,10 +158,20 @@ absl::StatusOr<Spaces::Taking> Spaces::Choose(const Uuid& id, Epoch epoch, uint6
     if (usable(*use.record)) free_units += use.free_bytes / kSmallExtentBytes;
   }
   const uint64_t share = free_units / record.legs / kShare / kSmallPerExtent * kSmallPerExtent;
-  units = std::min(units, std::max<uint64_t>(share, kSmallPerExtent));
-  taking.fresh = change.TakeGrants({record.legs, record.columns, units}, /*all=*/false,
-                                   taking.devices, usable);
-  taking.taken = change.HoldTaken();
+  absl::StatusOr<std::vector<Grant>> fresh =
+      change.TakeGrants({.legs = record.legs,
+                         .columns = record.columns,
+                         .units = std::min(units, std::max<uint64_t>(share, kSmallPerExtent)),
+                         .device_class = record.device_class},
+                        taking.devices, usable);
+  if (fresh.ok()) {
+    taking.fresh = *std::move(fresh);
+    taking.taken = change.HoldTaken();
+  } else if (taking.set_aside.empty()) {
+    return absl::Status(fresh.status().code(),
+                        absl::StrCat("no space for volume '", record.name,
+                                     "': ", fresh.status().message()));
+  }
   return taking;
 }
 

@@ -57,7 +57,7 @@ class Spaces {
   struct Taking;
   // The thin volume that is held for writing under this epoch.
   absl::StatusOr<VolumePtr> Held(const Uuid& volume, Epoch epoch) const;
-  // The steps of Take before and after the zeroing. Nothing was chosen: there is none.
+  // The steps of Take before and after the zeroing.
   absl::StatusOr<Taking> Choose(const Uuid& volume, Epoch epoch, uint64_t units,
                                 const absl::flat_hash_set<Uuid>& failed);
   absl::Status Keep(const Uuid& volume, Epoch epoch, Taking& taking);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <string>
 #include <thread>
 
 #include "absl/status/statusor.h"
@@ -19,80 +20,77 @@ constexpr uint64_t kStepBytes = kGiB;
 // Devices zeroed at once. A grant is of few; a grown striped mirror may be of 256.
 constexpr size_t kMaxThreads = 8;
 
-// Neighbours joined.
-std::vector<UnitRun> Join(std::vector<UnitRun> runs) {
-  std::sort(runs.begin(), runs.end(),
-            [](const UnitRun& a, const UnitRun& b) { return a.first < b.first; });
-  std::vector<UnitRun> joined;
-  for (const UnitRun& run : runs) {
-    if (!joined.empty() && joined.back().first + joined.back().count == run.first) {
-      joined.back().count += run.count;
+// Of one device.
+struct Range {
+  uint64_t offset = 0;
+  uint64_t length = 0;
+};
+
+std::vector<Range> JoinNeighbours(std::vector<Range> ranges) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return a.offset < b.offset; });
+  std::vector<Range> joined;
+  for (const Range& range : ranges) {
+    if (!joined.empty() && joined.back().offset + joined.back().length == range.offset) {
+      joined.back().length += range.length;
     } else {
-      joined.push_back(run);
+      joined.push_back(range);
     }
   }
   return joined;
 }
 
-// The labels, and whatever lies behind the data, are never ours to zero.
-absl::Status CheckInside(const DeviceRecord& device, const UnitRun& run) {
-  const uint64_t begin = device.data_offset / kSmallExtentBytes;
-  if (run.count > 0 && run.first.value() >= begin &&
-      RangeFits(run.first.value() - begin, run.count, device.data_bytes / kSmallExtentBytes)) {
-    return absl::OkStatus();
-  }
-  return absl::InternalError(absl::StrCat(run.count, " units from ", run.first.value(),
-                                          " lie outside of the data of device '", device.name,
-                                          "'; restart braidd and report this"));
+Range RangeOf(const UnitRun& run) {
+  return {run.first.value() * kSmallExtentBytes, run.count * kSmallExtentBytes};
 }
 
-}  // namespace
-
-absl::Status ZeroOnDevice(SiteState& state, const Uuid& id, std::vector<UnitRun> units,
-                          ZeroProgress& progress) {
+absl::Status ZeroRanges(SiteState& state, const Uuid& id, std::vector<Range> ranges,
+                        ZeroProgress& progress) {
   const DevicePtr record = state.FindDevice(id);
   if (record == nullptr) {
     return absl::InternalError(absl::StrCat("device ", id.ToString(), " went while it was in use"));
   }
-  units = Join(std::move(units));
-  for (const UnitRun& run : units) {
-    if (absl::Status s = CheckInside(*record, run); !s.ok()) return s;
+  ranges = JoinNeighbours(std::move(ranges));
+  // The labels, and whatever lies behind the data, are never ours to zero.
+  for (const Range& range : ranges) {
+    if (range.length == 0 || range.offset < record->data_offset ||
+        !RangeFits(range.offset - record->data_offset, range.length, record->data_bytes)) {
+      return absl::InternalError(absl::StrCat(range.length, " bytes at ", range.offset,
+                                              " lie outside of the data of device '", record->name,
+                                              "'; restart braidd and report this"));
+    }
   }
   absl::StatusOr<std::unique_ptr<BlockDevice>> device =
       OpenLabelled(state.host(), state.cluster(), *record, {});
   if (!device.ok()) return device.status();
-  for (const UnitRun& run : units) {
-    uint64_t offset = run.first.value() * kSmallExtentBytes;
-    const uint64_t end = offset + run.count * kSmallExtentBytes;
-    while (offset < end) {
+  for (const Range& range : ranges) {
+    for (uint64_t done = 0; done < range.length;) {
       if (progress.stop) return absl::CancelledError("stopped");
-      const uint64_t step = std::min(kStepBytes, end - offset);
-      absl::Status status = (*device)->Zero(offset, step, /*may_unmap=*/true);
+      const uint64_t step = std::min(kStepBytes, range.length - done);
+      absl::Status status = (*device)->Zero(range.offset + done, step, /*may_unmap=*/true);
       if (!status.ok()) return status;
-      offset += step;
+      done += step;
       progress.zeroed_bytes += step;
     }
   }
   return (*device)->Flush();
 }
 
-absl::Status ZeroUnits(SiteState& state, absl::Span<const std::pair<Uuid, UnitRun>> units,
-                       std::vector<Uuid>* failed) {
-  std::map<Uuid, std::vector<UnitRun>> by_device;
-  for (const auto& [device, run] : units) by_device[device].push_back(run);
+absl::Status ZeroSideBySide(SiteState& state, std::map<Uuid, std::vector<Range>> by_device,
+                            std::vector<Uuid>* failed) {
   struct Part {
     Uuid device;
-    std::vector<UnitRun> runs;
+    std::vector<Range> ranges;
     absl::Status status;
   };
   std::vector<Part> parts;
-  for (auto& [device, runs] : by_device) parts.push_back({device, std::move(runs), {}});
+  for (auto& [device, ranges] : by_device) parts.push_back({device, std::move(ranges), {}});
 
   ZeroProgress progress;
   std::atomic<size_t> next{0};
   const auto work = [&] {
     for (size_t i = next++; i < parts.size(); i = next++) {
-      parts[i].status = ZeroOnDevice(state, parts[i].device, std::move(parts[i].runs), progress);
+      parts[i].status = ZeroRanges(state, parts[i].device, std::move(parts[i].ranges), progress);
     }
   };
   std::vector<std::thread> threads;
@@ -106,12 +104,34 @@ absl::Status ZeroUnits(SiteState& state, absl::Span<const std::pair<Uuid, UnitRu
     if (failed != nullptr) failed->push_back(part.device);
     if (!first.ok()) continue;
     const DevicePtr record = state.FindDevice(part.device);
-    first = absl::Status(
-        part.status.code(),
-        absl::StrCat("device '", record == nullptr ? part.device.ToString() : record->name,
-                     "' cannot be zeroed: ", part.status.message()));
+    const std::string name = record == nullptr ? part.device.ToString() : record->name;
+    first =
+        absl::Status(part.status.code(),
+                     absl::StrCat("device '", name, "' cannot be zeroed: ", part.status.message()));
   }
   return first;
+}
+
+}  // namespace
+
+absl::Status ZeroUnits(SiteState& state, absl::Span<const std::pair<Uuid, UnitRun>> units,
+                       std::vector<Uuid>* failed) {
+  std::map<Uuid, std::vector<Range>> by_device;
+  for (const auto& [device, run] : units) by_device[device].push_back(RangeOf(run));
+  return ZeroSideBySide(state, std::move(by_device), failed);
+}
+
+absl::Status ZeroBytes(SiteState& state, absl::Span<const DeviceBytes> ranges) {
+  std::map<Uuid, std::vector<Range>> by_device;
+  for (const DeviceBytes& r : ranges) by_device[r.device].push_back({r.offset, r.length});
+  return ZeroSideBySide(state, std::move(by_device), nullptr);
+}
+
+absl::Status ZeroOnDevice(SiteState& state, const Uuid& device, std::vector<UnitRun> units,
+                          ZeroProgress& progress) {
+  std::vector<Range> ranges;
+  for (const UnitRun& run : units) ranges.push_back(RangeOf(run));
+  return ZeroRanges(state, device, std::move(ranges), progress);
 }
 
 }  // namespace braid

@@ -1,6 +1,6 @@
-// Zeroes units of devices that are no ready volume's, durably, for who is about to own them:
-// new volumes, grants, grown volumes. Space is zeroed here and nowhere else
-// (docs/ALLOCATION.md).
+// Zeroes space of devices that nobody can read or write, durably: for who is about to own it
+// (new volumes, grants, grown volumes), and what a shrunk volume keeps behind its new end. Space
+// is zeroed here and nowhere else (docs/ALLOCATION.md).
 //
 // Devices are opened anew each time and their labels read, which takes far less time than the
 // flush at the end; so one that was replaced or went missing is noticed before anything is
@@ -34,7 +34,15 @@ struct ZeroProgress {
 absl::Status ZeroUnits(SiteState& state, absl::Span<const std::pair<Uuid, UnitRun>> units,
                        std::vector<Uuid>* failed = nullptr);
 
-// Likewise, on one device. Cancelled when it was told to stop; errors do not name the device.
+// Bytes of a device.
+struct DeviceBytes {
+  Uuid device;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+};
+absl::Status ZeroBytes(SiteState& state, absl::Span<const DeviceBytes> ranges);
+
+// Units of one device. Cancelled when it was told to stop; errors do not name the device.
 absl::Status ZeroOnDevice(SiteState& state, const Uuid& device, std::vector<UnitRun> units,
                           ZeroProgress& progress);
 

@@ -331,5 +331,22 @@ TEST(PageTable, WholeMapOfASixtyFourTebibyteVolumeIsEnteredInUnderASecond) {
   std::printf("entered 64 TiB in %.3f s of processor time\n", took);
 }
 
+// Requests wait while a device is retired.
+TEST(PageTable, DeviceOfASixtyFourTebibyteMirrorTurnsStaleInUnderASecond) {
+  const auto table = Make(64 * kTiB, 1, 2);
+  const uint64_t rows = table->geometry().rows();
+  ASSERT_TRUE(table->Enter(RowsOf(0, 0, 0, rows, 0, 0), 2).ok());
+  ASSERT_TRUE(table->Enter(RowsOf(0, 1, 0, rows, 1, 0), 2).ok());
+  const double begin = CpuSeconds();
+  ASSERT_TRUE(table->MarkDeviceStale(DeviceIndex(1)).ok());
+  const std::vector<uint64_t> live = table->CountLive(2);
+  const double took = CpuSeconds() - begin;
+  EXPECT_EQ(live, (std::vector<uint64_t>{rows * kSmallPerExtent, 0}));
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  EXPECT_LT(took, 1.0);
+#endif
+  std::printf("marked and counted 64 TiB in %.3f s of processor time\n", took);
+}
+
 }  // namespace
 }  // namespace braid

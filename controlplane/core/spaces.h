@@ -44,8 +44,11 @@ class Spaces {
   // there are no whole rows any more; what is set aside for the volume first. The legs of a
   // grant lie on different devices, and on different nodes where there is room for that.
   // A share of what is free, not all of it, while other volumes may want some too.
-  // ResourceExhausted: nothing.
-  absl::StatusOr<Taken> Take(const Uuid& volume, Epoch epoch, uint64_t units);
+  // The holder knows the first `known_devices` of the volume's list; InvalidArgument when that is
+  // more than there are. ResourceExhausted: nothing. An answer that is lost leaves its grants
+  // with the volume: a clean end gives them back, and the next holder finds them.
+  absl::StatusOr<Taken> Take(const Uuid& volume, Epoch epoch, uint64_t units,
+                             uint32_t known_devices);
 
   absl::Status Return(const Uuid& volume, Epoch epoch, const std::vector<Grant>& grants);
 

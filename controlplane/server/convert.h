@@ -22,6 +22,8 @@ grpc::Status ToGrpc(const absl::Status& status);
 
 v1::Device ToProto(const DeviceStatus& device);
 v1::Pool ToProto(const PoolUsage& pool, const Pools::Thresholds& thresholds);
+// What a pool in this state does to the site's.
+v1::SiteHealth HealthOf(PoolState state);
 v1::Event ToProto(const PoolEvent& event);
 v1::Volume ToProto(const VolumeStatus& volume, const std::string& site);
 v1::DeviceShare ToProto(const DeviceShare& share);

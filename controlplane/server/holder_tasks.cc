@@ -92,8 +92,7 @@ absl::Status HolderTasks::Report(const Uuid& volume, Epoch epoch, uint64_t task,
   const auto found = places_.find(volume);
   Job* job = found == places_.end() ? nullptr : found->second.job;
   if (job == nullptr || !job->handed || job->id != task || job->epoch != epoch || job->done) {
-    return absl::NotFoundError(
-        absl::StrCat("nobody waits for task ", task, " any more; stop it"));
+    return absl::NotFoundError(absl::StrCat("nobody waits for task ", task, " any more; stop it"));
   }
   job->report = report;
   job->reported = true;

@@ -64,8 +64,9 @@ class HolderTasks {
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Of a holder. With `done` the last one, and `outcome` counts. NotFound: nobody waits.
-  absl::Status Report(const Uuid& volume, Epoch epoch, uint64_t task, const v1::ReclaimReport& report,
-                      bool done, const absl::Status& outcome) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status Report(const Uuid& volume, Epoch epoch, uint64_t task,
+                      const v1::ReclaimReport& report, bool done, const absl::Status& outcome)
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   // Has the holder of this epoch reclaim, and calls `progress` with what it reports, but for
   // the last report, which is the result. `progress` returns false, or `cancelled` true, when

@@ -74,8 +74,7 @@ class VolumeService final : public v1::VolumeService::Service {
                             v1::DeleteVolumeResponse* response) override;
   grpc::Status ResizeVolume(grpc::ServerContext* context, const v1::ResizeVolumeRequest* request,
                             v1::ResizeVolumeResponse* response) override;
-  grpc::Status ReclaimVolume(grpc::ServerContext* context,
-                             const v1::ReclaimVolumeRequest* request,
+  grpc::Status ReclaimVolume(grpc::ServerContext* context, const v1::ReclaimVolumeRequest* request,
                              grpc::ServerWriter<v1::ReclaimVolumeResponse>* writer) override;
   grpc::Status GetVolumeMap(grpc::ServerContext* context, const v1::GetVolumeMapRequest* request,
                             grpc::ServerWriter<v1::GetVolumeMapResponse>* writer) override;

@@ -90,8 +90,8 @@ grpc::Status AttachmentService::TakeSpace(grpc::ServerContext* /*context*/,
     return ToGrpc(absl::UnavailableError(
         absl::StrCat(kMaxTakers, " volumes are taking space at this moment; ask again")));
   }
-  absl::StatusOr<Spaces::Taken> taken =
-      spaces_.Take(*id, Epoch(request->epoch()), request->unit_count());
+  absl::StatusOr<Spaces::Taken> taken = spaces_.Take(
+      *id, Epoch(request->epoch()), request->unit_count(), request->known_device_count());
   const bool none = absl::IsResourceExhausted(taken.status());
   if (!taken.ok() && !none) {
     Log(LogLevel::kWarning, "space not granted",
@@ -142,8 +142,8 @@ grpc::Status AttachmentService::ReportTask(grpc::ServerContext* /*context*/,
   if (absl::Status status = CheckReport(*request); !status.ok()) return ToGrpc(status);
   const absl::Status outcome(static_cast<absl::StatusCode>(request->error_code()),
                              request->error());
-  return ToGrpc(tasks_.Report(*id, Epoch(request->epoch()), request->task_id(),
-                              request->reclaim(), request->done(), outcome));
+  return ToGrpc(tasks_.Report(*id, Epoch(request->epoch()), request->task_id(), request->reclaim(),
+                              request->done(), outcome));
 }
 
 }  // namespace braid

@@ -21,12 +21,6 @@ constexpr absl::Duration kLookPause = absl::Milliseconds(200);
 constexpr absl::Duration kRecordPatience = absl::Seconds(5);
 constexpr absl::Duration kRecordPause = absl::Milliseconds(20);
 
-bool SameExtents(const std::vector<Extent>& a, const std::vector<Extent>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Extent& x, const Extent& y) {
-    return x.offset == y.offset && x.length == y.length;
-  });
-}
-
 absl::Status Stopped() { return absl::CancelledError("the reclaim was stopped"); }
 
 }  // namespace
@@ -59,9 +53,7 @@ void Reclaimer::Watch(Known& known) {
   for (const Extent& extent : known.file_system->journal())
     journal.places.push_back({extent.offset, extent.length});
   journal.block_bytes = known.file_system->block_bytes();
-  journal.commit_in = [file_system = known.file_system](absl::Span<const char> block) {
-    return file_system->CommitIn(block);
-  };
+  journal.commit_in = ext4::CommitSequence;
   known.journal = watch_.Add(std::move(journal));
 }
 
@@ -77,7 +69,7 @@ absl::Status Reclaimer::Refresh() {
     const auto same = std::find_if(known_.begin(), known_.end(), [&](const Known& known) {
       return known.file_system != nullptr &&
              known.file_system->description() == file_system->description() &&
-             SameExtents(known.file_system->journal(), file_system->journal());
+             known.file_system->journal() == file_system->journal();
     });
     if (same != known_.end()) {
       // With what it remembers of its block groups.
@@ -170,23 +162,20 @@ absl::Status Reclaimer::RunOne(Known& known, Pass& pass) {
 }
 
 absl::StatusOr<uint32_t> Reclaimer::Settle(Known& known, uint32_t sequence) {
+  // Whatever commit the view has something of was seen before the view could read it.
+  const std::optional<uint32_t> newest = watch_.Newest(known.journal);
+  const uint32_t tick = watch_.SettledBelow(known.journal, sequence);
+  if (!newest.has_value() || !ext4::SequenceAtLeast(*newest, sequence) || tick == 0) return 0;
   const absl::Time give_up = absl::Now() + kRecordPatience;
-  while (true) {
-    switch (watch_.RecordsUpTo(known.journal, sequence)) {
-      case WriteWatch::Records::kUnknown:
-        return 0;
-      case WriteWatch::Records::kWritten: {
-        const uint32_t tick = watch_.SettledBelow(known.journal, sequence);
-        if (tick == 0) return 0;
-        if (absl::Status status = volume_.Flush(); !status.ok()) return status;
-        return tick;
-      }
-      case WriteWatch::Records::kUnderWay:
-        if (over()) return Stopped();
-        if (absl::Now() >= give_up) return 0;
-        absl::SleepFor(kRecordPause);
-    }
+  while (watch_.UnderWay(known.journal, *newest)) {
+    if (over()) return Stopped();
+    if (absl::Now() >= give_up) return 0;
+    absl::SleepFor(kRecordPause);
   }
+  // A record that failed is no longer under way, and its journal was forgotten.
+  if (watch_.SettledBelow(known.journal, sequence) != tick) return 0;
+  if (absl::Status status = volume_.Flush(); !status.ok()) return status;
+  return tick;
 }
 
 absl::Status Reclaimer::Release(const View& view, uint32_t tick, Pass& pass) {

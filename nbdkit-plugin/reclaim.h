@@ -53,7 +53,6 @@ class ReclaimFileSystem {
   virtual const std::string& description() const = 0;
   virtual const std::vector<ext4::FileSystem::Extent>& journal() const = 0;
   virtual uint32_t block_bytes() const = 0;
-  virtual std::optional<uint32_t> CommitIn(absl::Span<const char> block) const = 0;
   virtual uint32_t group_count() const = 0;
   virtual absl::StatusOr<ext4::FileSystem::View> Look(
       bool offline, absl::FunctionRef<void(uint32_t groups_done)> progress) = 0;
@@ -63,6 +62,7 @@ struct FoundFileSystems {
   std::vector<std::shared_ptr<ReclaimFileSystem>> usable;
   std::vector<absl::Status> refused;  // what is there and not understood
 };
+// Errors: of the reads; DataLoss, a partition table that cannot be.
 using FindReclaimable =
     std::function<absl::StatusOr<FoundFileSystems>(const ext4::ReadVolume& read, uint64_t bytes)>;
 
@@ -116,8 +116,8 @@ class Reclaimer {
   absl::Status RunOne(Known& known, Pass& pass);
   absl::Status Release(const ext4::FileSystem::View& view, uint32_t tick, Pass& pass);
   absl::Status ReleasePiece(uint64_t offset, uint64_t length, uint32_t tick, Pass& pass);
-  // The tick that extents must be stamped below, when the view's commits are durable; 0:
-  // nothing may be released.
+  // After a view that is no older than commit `sequence`: makes the commits in it durable, and
+  // gives the tick that extents must be stamped below; 0: nothing may be released.
   absl::StatusOr<uint32_t> Settle(Known& known, uint32_t sequence);
 
   ReclaimVolume& volume_;

@@ -179,7 +179,7 @@ void WriteWatch::Remove(uint64_t journal) {
   SpanJournals();
 }
 
-uint32_t WriteWatch::SettledBelow(uint64_t journal, uint32_t sequence) {
+uint32_t WriteWatch::SettledBelow(uint64_t journal, uint32_t sequence) const {
   const MutexLock lock(&mu_);
   const auto at = journals_.find(journal);
   if (at == journals_.end()) return 0;
@@ -191,16 +191,21 @@ uint32_t WriteWatch::SettledBelow(uint64_t journal, uint32_t sequence) {
   return 0;
 }
 
-WriteWatch::Records WriteWatch::RecordsUpTo(uint64_t journal, uint32_t sequence) {
+std::optional<uint32_t> WriteWatch::Newest(uint64_t journal) const {
   const MutexLock lock(&mu_);
   const auto at = journals_.find(journal);
-  if (at == journals_.end()) return Records::kUnknown;
+  if (at == journals_.end() || at->second.seen.empty()) return std::nullopt;
+  return at->second.seen.back().sequence;
+}
+
+bool WriteWatch::UnderWay(uint64_t journal, uint32_t sequence) const {
+  const MutexLock lock(&mu_);
+  const auto at = journals_.find(journal);
+  if (at == journals_.end()) return false;
   const std::deque<Seen>& seen = at->second.seen;
-  for (const Seen& commit : seen)
-    if (!IsAfter(commit.sequence, sequence) && commit.under_way > 0) return Records::kUnderWay;
-  // A view that holds a commit which never came by here.
-  if (seen.empty() || IsAfter(sequence, seen.back().sequence)) return Records::kUnknown;
-  return Records::kWritten;
+  return std::any_of(seen.begin(), seen.end(), [&](const Seen& commit) {
+    return !IsAfter(commit.sequence, sequence) && commit.under_way > 0;
+  });
 }
 
 }  // namespace braid

@@ -88,7 +88,8 @@ class WriteWatch {
   struct Journal {
     std::vector<Range> places;  // in volume bytes, whole blocks
     uint32_t block_bytes = 0;   // a power of two
-    // The sequence of the commit record that a block is, if it is one.
+    // The sequence of the commit record that a block is, if it is one. May take another
+    // block for one: a commit that is thought to come early only defers more.
     std::function<std::optional<uint32_t>(absl::Span<const char> block)> commit_in;
   };
   // Watches from now on; the number to ask with.
@@ -97,14 +98,15 @@ class WriteWatch {
 
   // For a view that ends with commit `sequence`: extents with a stamp below are settled. 0
   // where nothing is.
-  uint32_t SettledBelow(uint64_t journal, uint32_t sequence) ABSL_LOCKS_EXCLUDED(mu_);
+  uint32_t SettledBelow(uint64_t journal, uint32_t sequence) const ABSL_LOCKS_EXCLUDED(mu_);
   // Whether each of the extents that the range touches has a stamp below `tick`.
   bool StampedBelow(uint32_t tick, uint64_t offset, uint64_t length) const;
 
-  // How the records of commits up to `sequence` stand: a flush that begins when none is
-  // under way any more makes them durable.
-  enum class Records : uint8_t { kWritten, kUnderWay, kUnknown };
-  Records RecordsUpTo(uint64_t journal, uint32_t sequence) ABSL_LOCKS_EXCLUDED(mu_);
+  // The last commit seen.
+  std::optional<uint32_t> Newest(uint64_t journal) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Whether the record of a commit up to `sequence` is being written. Once none is, a flush
+  // makes them durable.
+  bool UnderWay(uint64_t journal, uint32_t sequence) const ABSL_LOCKS_EXCLUDED(mu_);
 
   // Whether there was a write or a zeroing since the last call: what a file system was found
   // to be may have changed.

@@ -22,6 +22,8 @@ struct Surroundings {
   // Waits; false when there is no point in waiting any longer, because the process is
   // being shut down. Thread-safe.
   std::function<bool(absl::Duration)> sleep;
+  // On the thread of a client's request: whether its client still waits for it. May be empty.
+  std::function<bool()> request_is_wanted;
 };
 
 struct DeviceIdentity {

@@ -204,10 +204,7 @@ absl::Status AttachmentClient::Open(absl::Time give_up) {
         "the control plane at ", options_.control, " stopped answering while it granted ",
         options_.volume, " (", status.message(), "); see that braidd runs and start again"));
   if (!status.ok()) return status;
-  if (journal_ != nullptr) {
-    journal_->Begin(attachment_.epoch, attachment_.takes_over);
-    if (!attachment_.takes_over) journal_->ForgetPast();
-  }
+  if (journal_ != nullptr) journal_->Begin(attachment_.epoch, attachment_.takes_over);
   unsettled_ = attachment_.takes_over;
   const MutexLock lock(&take_mu_);
   devices_ = attachment_.devices;

@@ -90,7 +90,8 @@ absl::Status Session::OpenVolume(const Surroundings& surroundings) {
                     .applied_sequence = attachment.applied_sequence,
                     .grants = attachment.grants,
                     .on_full = attachment.waits_when_full ? OnFull::kWait : OnFull::kFail,
-                    .full_timeout = attachment.full_timeout});
+                    .full_timeout = attachment.full_timeout,
+                    .wanted = surroundings.request_is_wanted});
   client_->DropMap();
   if (!volume.ok()) return volume.status();
   volume_ = *std::move(volume);

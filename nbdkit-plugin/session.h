@@ -36,6 +36,9 @@ class Session {
   WriteWatch* watch() { return watch_.get(); }
   ClientCount& clients() { return clients_; }
 
+  // Whether clients' requests may have to wait for space, so that ShutDown is needed.
+  bool holds_requests() const { return client_->attachment().thin && !read_only_; }
+
   // Whether a client that asks for this export means this volume: by its name, by
   // "site/name", or by "", the default.
   bool IsExport(absl::string_view name) const;

@@ -348,7 +348,8 @@ void Register(const char* structure, const Volume& volume) {
 
 void Enter(benchmark::State& state, uint64_t size_bytes) {
   const Geometry geometry = OrDie(Geometry::Make(size_bytes, 1, kDefaultStripeBytes, 1));
-  const MapRun whole{0, 0, ExtentIndex(0), geometry.rows(), DeviceIndex(0), DeviceUnit(0)};
+  const MapRun whole{
+      0, 0, ColumnUnit(0), geometry.units_per_column(), DeviceIndex(0), DeviceUnit(0)};
   for ([[maybe_unused]] auto _ : state) {
     const std::unique_ptr<PageTable> table = OrDie(PageTable::Create(geometry));
     const absl::Status status = table->Enter(whole, 1);

@@ -25,8 +25,8 @@ namespace {
 // One attempt at a call. Longer than the control plane needs for any commit, short
 // enough that a shutdown waiting behind it is not taken for a hang.
 constexpr absl::Duration kAttempt = absl::Seconds(10);
-// The grant brings the whole map: a volume of 64 TiB in single extents and four legs is
-// 67 million rows, some 1.5 GB.
+// The grant brings the whole map: a volume of 64 TiB in single large extents and four
+// legs is 67 million rows, some 1.5 GB.
 constexpr absl::Duration kOpenAttempt = absl::Seconds(60);
 constexpr absl::Duration kFaultAttempt = absl::Seconds(2);
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
@@ -54,7 +54,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // A control plane is not behind the proxy that an environment variable names.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  // MarkStale answers with the whole map.
+  // The head of a grant names each of up to 65536 devices with its path.
   arguments.SetMaxReceiveMessageSize(std::numeric_limits<int>::max());
   return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
 }
@@ -93,8 +93,8 @@ absl::StatusOr<MapRun> DecodeAttachedRun(const Geometry& geometry, uint64_t devi
   MapRun run;
   run.column = row.column();
   run.leg = row.leg();
-  run.first = ExtentIndex(row.first_extent());
-  run.count = row.extent_count();
+  run.first = ColumnUnit(row.first_unit());
+  run.count = row.unit_count();
   run.device = DeviceIndex(static_cast<DeviceIndex::rep>(row.device_index()));
   run.unit = DeviceUnit(row.device_unit());
   run.stale = row.stale();
@@ -333,8 +333,7 @@ absl::Status AttachmentClient::ReadGrant(grpc::ClientContext& context,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<MapRun>> AttachmentClient::MarkStale(DeviceIndex device,
-                                                                absl::string_view reason) {
+absl::Status AttachmentClient::MarkStale(DeviceIndex device, absl::string_view reason) {
   braid::v1::MarkStaleRequest request;
   request.set_volume_id(attachment_.volume_id);
   request.set_epoch(attachment_.epoch.value());
@@ -347,24 +346,8 @@ absl::StatusOr<std::vector<MapRun>> AttachmentClient::MarkStale(DeviceIndex devi
                  [&](grpc::ClientContext& context) {
                    return FromGrpc(stub_->MarkStale(&context, request, &response));
                  });
-  std::vector<MapRun> runs;
-  if (status.ok()) {
-    runs.reserve(static_cast<size_t>(response.runs_size()));
-    for (const braid::v1::AttachedRun& row : response.runs()) {
-      absl::StatusOr<MapRun> run =
-          DecodeAttachedRun(attachment_.geometry, attachment_.devices.size(), row);
-      if (!run.ok()) {
-        status = run.status();
-        break;
-      }
-      runs.push_back(*run);
-    }
-  }
-  if (!status.ok()) {
-    unsettled_ = true;
-    return status;
-  }
-  return runs;
+  if (!status.ok()) unsettled_ = true;
+  return status;
 }
 
 void AttachmentClient::ReportFault(absl::string_view what) {

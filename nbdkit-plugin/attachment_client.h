@@ -96,8 +96,7 @@ class AttachmentClient : public LegAuthority {
   void DropRuns() { runs_ = {}; }
 
   // As in LegAuthority. Cancelled when the process is shut down while it waits.
-  absl::StatusOr<std::vector<MapRun>> MarkStale(DeviceIndex device,
-                                                absl::string_view reason) override;
+  absl::Status MarkStale(DeviceIndex device, absl::string_view reason) override;
   void ReportFault(absl::string_view what) override;
 
   // Where the volume notes its writes in flight; null where it cannot or need not.

@@ -497,16 +497,16 @@ class Site:
         return {d["name"]: d for d in self.braid("device", "list").get("devices", [])}
 
     def extents_with_unequal_copies(self, volume):
-        """(column, extent) where copies differ, as read from the devices themselves."""
+        """(column, unit) where copies differ, as read from the devices themselves."""
         paths = {name: device["path"] for name, device in self.devices().items()}
         copies = {}
         for row in self.volume_map(volume):
-            extent_bytes = row["length_bytes"] // row["extent_count"]
+            unit_bytes = row["length_bytes"] // row["unit_count"]
             with open(paths[row["device"]], "rb") as device:
                 device.seek(row["device_offset_bytes"])
-                for extent in range(row["extent_count"]):
-                    copies.setdefault((row["column"], row["first_extent"] + extent), set()).add(
-                        hashlib.sha256(device.read(extent_bytes)).digest())
+                for unit in range(row["unit_count"]):
+                    copies.setdefault((row["column"], row["first_unit"] + unit), set()).add(
+                        hashlib.sha256(device.read(unit_bytes)).digest())
         return [where for where, digests in copies.items() if len(digests) > 1]
 
     def state(self):

@@ -103,10 +103,11 @@ absl::StatusOr<VolumePtr> Attachments::Open(const Uuid& id, const HolderSpec& ho
   const bool may_differ = last.held && !last.read_only && record.legs > 1 && !settles;
   std::vector<MapRun> runs = *(*volume)->runs;
   if (may_differ) runs = KeepOneLeg(std::move(runs), present);
-  status = CheckReadable((*volume)->geometry, runs, present, [&](DeviceIndex index) {
-    DevicePtr device = state_.FindDevice(record.devices[index.value()]);
-    return device == nullptr ? record.devices[index.value()].ToString() : device->name;
-  });
+  status =
+      CheckReadable((*volume)->geometry, Coverage::kWhole, runs, present, [&](DeviceIndex index) {
+        DevicePtr device = state_.FindDevice(record.devices[index.value()]);
+        return device == nullptr ? record.devices[index.value()].ToString() : device->name;
+      });
   if (!status.ok()) {
     return absl::Status(status.code(),
                         absl::StrCat("volume '", record.name, "': ", status.message()));

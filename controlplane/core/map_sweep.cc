@@ -11,19 +11,19 @@
 namespace braid {
 namespace {
 
-absl::Status Uncovered(uint32_t column, uint32_t leg, uint64_t extent) {
-  return absl::DataLossError(absl::StrCat("the map does not hold extent ", extent, " of column ",
+absl::Status Uncovered(uint32_t column, uint32_t leg, uint64_t unit) {
+  return absl::DataLossError(absl::StrCat("the map does not hold unit ", unit, " of column ",
                                           column, ", leg ", leg, " exactly once"));
 }
 
 }  // namespace
 
-absl::Status SweepMap(const Geometry& geometry, const std::vector<MapRun>& runs,
+absl::Status SweepMap(const Geometry& geometry, Coverage coverage, const std::vector<MapRun>& runs,
                       absl::FunctionRef<absl::Status(const MapStretch&)> fn) {
-  const uint64_t extents = geometry.extents_per_column();
+  const uint64_t units = geometry.units_per_column();
   size_t begin = 0;  // of the column's first leg in `runs`
   for (uint32_t column = 0; column < geometry.columns(); ++column) {
-    size_t next[kMaxLegs];  // of each leg, the run at `extent`
+    size_t next[kMaxLegs];  // of each leg, the first run that does not end before `unit`
     size_t end[kMaxLegs];
     const MapRun* legs[kMaxLegs];
     for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
@@ -33,26 +33,38 @@ absl::Status SweepMap(const Geometry& geometry, const std::vector<MapRun>& runs,
       legs[leg] = nullptr;
     }
 
-    for (uint64_t extent = 0; extent < extents;) {
-      uint64_t stop = extents;
+    for (uint64_t unit = 0; unit < units;) {
+      if (coverage == Coverage::kHoles) {
+        // On to where some leg has a run again. One that began before it would be a leg's
+        // in the stretch before.
+        uint64_t nearest = units;
+        for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
+          if (next[leg] == end[leg]) continue;
+          const MapRun& run = runs[next[leg]];
+          nearest = std::min(nearest, legs[leg] == &run ? unit : run.first.value());
+        }
+        unit = std::max(unit, nearest);
+        if (unit == units) break;
+      }
+      uint64_t stop = units;
       for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
-        if (next[leg] == end[leg]) return Uncovered(column, leg, extent);
+        if (next[leg] == end[leg]) return Uncovered(column, leg, unit);
         const MapRun& run = runs[next[leg]];
         // A run that was not in the stretch before must begin with this one.
         if (legs[leg] != &run) {
-          if (run.first.value() != extent) return Uncovered(column, leg, extent);
-          if (run.count == 0 || run.count > extents - extent) return Uncovered(column, leg, extent);
+          if (run.first.value() != unit) return Uncovered(column, leg, unit);
+          if (run.count == 0 || run.count > units - unit) return Uncovered(column, leg, unit);
           legs[leg] = &run;
         }
         stop = std::min(stop, run.first.value() + run.count);
       }
-      absl::Status status = fn(
-          {column, ExtentIndex(extent), stop - extent, absl::MakeConstSpan(legs, geometry.legs())});
+      absl::Status status =
+          fn({column, ColumnUnit(unit), stop - unit, absl::MakeConstSpan(legs, geometry.legs())});
       if (!status.ok()) return status;
       for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
         if (legs[leg]->first.value() + legs[leg]->count == stop) ++next[leg];
       }
-      extent = stop;
+      unit = stop;
     }
     for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
       if (next[leg] != end[leg]) return Uncovered(column, leg, runs[next[leg]].first.value());
@@ -67,15 +79,16 @@ absl::Status SweepMap(const Geometry& geometry, const std::vector<MapRun>& runs,
 uint64_t StaleBytes(const std::vector<MapRun>& runs) {
   uint64_t bytes = 0;
   for (const MapRun& run : runs) {
-    if (run.stale) bytes += run.count * kExtentBytes;
+    if (run.stale) bytes += run.count * kSmallExtentBytes;
   }
   return bytes;
 }
 
-absl::Status CheckReadable(const Geometry& geometry, const std::vector<MapRun>& runs,
+absl::Status CheckReadable(const Geometry& geometry, Coverage coverage,
+                           const std::vector<MapRun>& runs,
                            absl::FunctionRef<bool(DeviceIndex)> present,
                            absl::FunctionRef<std::string(DeviceIndex)> name_of) {
-  return SweepMap(geometry, runs, [&](const MapStretch& stretch) -> absl::Status {
+  return SweepMap(geometry, coverage, runs, [&](const MapStretch& stretch) -> absl::Status {
     std::string missing;
     for (const MapRun* run : stretch.legs) {
       if (run->stale) continue;
@@ -83,7 +96,7 @@ absl::Status CheckReadable(const Geometry& geometry, const std::vector<MapRun>& 
       absl::StrAppend(&missing, missing.empty() ? "" : "' and '", name_of(run->device));
     }
     if (missing.empty()) {
-      return absl::DataLossError(absl::StrCat("extent ", stretch.first.value(), " of column ",
+      return absl::DataLossError(absl::StrCat("unit ", stretch.first.value(), " of column ",
                                               stretch.column, " has no in-sync copy"));
     }
     return absl::FailedPreconditionError(

@@ -1,4 +1,4 @@
-// Walks a volume's map extent range by extent range, all legs at once.
+// Walks a volume's map range by range, all legs at once.
 #ifndef BRAID_CONTROLPLANE_CORE_MAP_SWEEP_H_
 #define BRAID_CONTROLPLANE_CORE_MAP_SWEEP_H_
 
@@ -13,26 +13,35 @@
 
 namespace braid {
 
-// Extents [first, first + count) of a column; legs[i] is the run in which leg i lies.
+// Units [first, first + count) of a column; legs[i] is the run in which leg i lies.
 struct MapStretch {
   uint32_t column = 0;
-  ExtentIndex first;
+  ColumnUnit first;
   uint64_t count = 0;
   absl::Span<const MapRun* const> legs;
 };
 
+// What a sound map covers.
+enum class Coverage {
+  kWhole,  // every unit of every leg exactly once: all space was taken when it was made
+  kHoles,  // a unit has a copy on every leg, exactly one, or on none: space comes with writes
+};
+
 // Calls fn for every stretch over which no leg changes its run, by (column, first), until
-// fn returns an error, which ends the walk. `runs` are ordered by (column, leg, first).
-// DataLoss, in words, when they do not cover every extent of every leg exactly once.
-absl::Status SweepMap(const Geometry& geometry, const std::vector<MapRun>& runs,
+// fn returns an error, which ends the walk. Units without copies are in no stretch. `runs`
+// are ordered by (column, leg, first). DataLoss, in words, when they do not cover what
+// `coverage` says.
+absl::Status SweepMap(const Geometry& geometry, Coverage coverage, const std::vector<MapRun>& runs,
                       absl::FunctionRef<absl::Status(const MapStretch&)> fn);
 
 // Bytes of device space in stale copies.
 uint64_t StaleBytes(const std::vector<MapRun>& runs);
 
-// OK when every extent has an in-sync copy on a present device, else FailedPrecondition;
+// OK when every unit that has copies has one in sync on a present device, else
+// FailedPrecondition;
 // `name_of` says what a device is called.
-absl::Status CheckReadable(const Geometry& geometry, const std::vector<MapRun>& runs,
+absl::Status CheckReadable(const Geometry& geometry, Coverage coverage,
+                           const std::vector<MapRun>& runs,
                            absl::FunctionRef<bool(DeviceIndex)> present,
                            absl::FunctionRef<std::string(DeviceIndex)> name_of);
 

@@ -112,7 +112,7 @@ absl::Status Preparer::ZeroPart(Job& job, DeviceIndex index) {
   for (const MapRun& run : *job.volume->runs) {
     if (run.device != index) continue;
     uint64_t offset = run.unit.value() * kSmallExtentBytes;
-    const uint64_t end = offset + run.count * kExtentBytes;
+    const uint64_t end = offset + run.count * kSmallExtentBytes;
     while (offset < end) {
       if (job.stop) return absl::CancelledError("stopped");
       const uint64_t step = std::min(kStepBytes, end - offset);

@@ -31,7 +31,7 @@ inline void LeaveSecrets(BlockDevice& device, uint64_t begin, uint64_t end) {
 // Whether none of that is left where `run` lies.
 inline bool HidesSecrets(BlockDevice& device, const MapRun& run) {
   std::string sector(kSectorBytes, 'x');
-  for (uint64_t i = 0; i < run.count * kSmallPerExtent; ++i) {
+  for (uint64_t i = 0; i < run.count; ++i) {
     const uint64_t offset = (run.unit.value() + i) * kSmallExtentBytes;
     if (!device.Read(offset, absl::MakeSpan(sector)).ok()) return false;
     if (sector.find_first_not_of('\0') != std::string::npos) return false;

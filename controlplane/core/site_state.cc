@@ -15,7 +15,7 @@ absl::Status Contradiction(absl::string_view what) {
       "; nothing was changed: keep a copy of the data directory and look with braid-inspect"));
 }
 
-UnitRun UnitsOf(const MapRun& run) { return {run.unit, run.count * kSmallPerExtent}; }
+UnitRun UnitsOf(const MapRun& run) { return {run.unit, run.count}; }
 
 }  // namespace
 
@@ -114,7 +114,8 @@ absl::Status SiteState::LoadVolume(const VolumeRecord& record) {
     return Contradiction(absl::StrCat(what, ": ", status.message()));
   }
   if (!status.ok()) return status;
-  status = SweepMap(*geometry, runs, [](const MapStretch&) { return absl::OkStatus(); });
+  status = SweepMap(*geometry, Coverage::kWhole, runs,
+                    [](const MapStretch&) { return absl::OkStatus(); });
   if (!status.ok()) return Contradiction(absl::StrCat(what, ": ", status.message()));
   for (const MapRun& run : runs) {
     DeviceSlot& slot = *devices_.at(record.devices[run.device.value()]);

@@ -40,7 +40,7 @@ std::vector<DeviceShare> Volumes::SharesOf(const VolumeEntry& volume) const {
   std::vector<DeviceShare> shares;
   for (const Uuid& id : volume.record.devices) shares.push_back({state_.FindDevice(id), 0});
   for (const MapRun& run : *volume.runs) {
-    shares[run.device.value()].bytes += run.count * kExtentBytes;
+    shares[run.device.value()].bytes += run.count * kSmallExtentBytes;
   }
   return shares;
 }

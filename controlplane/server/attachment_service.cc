@@ -94,7 +94,7 @@ grpc::Status AttachmentService::OpenAttachment(
 
 grpc::Status AttachmentService::MarkStale(grpc::ServerContext* /*context*/,
                                           const v1::MarkStaleRequest* request,
-                                          v1::MarkStaleResponse* response) {
+                                          v1::MarkStaleResponse* /*response*/) {
   absl::StatusOr<Uuid> id = ParseVolumeId(request->volume_id());
   if (!id.ok()) return ToGrpc(id.status());
   if (request->device_index() > std::numeric_limits<DeviceIndex::rep>::max()) {
@@ -110,7 +110,6 @@ grpc::Status AttachmentService::MarkStale(grpc::ServerContext* /*context*/,
        {"reason", request->reason().substr(0, kMaxReasonBytes)},
        {"status", marked.status().ToString()}});
   if (!marked.ok()) return ToGrpc(marked.status());
-  for (const MapRun& run : *(*marked)->runs) *response->add_runs() = ToProto(run);
   return grpc::Status::OK;
 }
 

@@ -126,8 +126,8 @@ v1::AttachedRun ToProto(const MapRun& run) {
   v1::AttachedRun out;
   out.set_column(run.column);
   out.set_leg(run.leg);
-  out.set_first_extent(run.first.value());
-  out.set_extent_count(run.count);
+  out.set_first_unit(run.first.value());
+  out.set_unit_count(run.count);
   out.set_device_index(run.device.value());
   out.set_device_unit(run.unit.value());
   out.set_stale(run.stale);
@@ -138,15 +138,15 @@ v1::MapRow ToMapRow(const VolumeEntry& volume, const MapRun& run, const DeviceRe
   v1::MapRow out;
   out.set_column(run.column);
   out.set_leg(run.leg);
-  out.set_first_extent(run.first.value());
-  out.set_extent_count(run.count);
+  out.set_first_unit(run.first.value());
+  out.set_unit_count(run.count);
   out.set_device(device.name);
   out.set_device_id(device.id.ToString());
   out.set_device_offset_bytes(run.unit.value() * kSmallExtentBytes);
-  out.set_length_bytes(run.count * kExtentBytes);
+  out.set_length_bytes(run.count * kSmallExtentBytes);
   out.set_stale(run.stale);
   out.set_volume_offset_bytes(
-      volume.geometry.VolumeOffset({run.column, run.first.value() * kExtentBytes}));
+      volume.geometry.VolumeOffset({run.column, run.first.value() * kSmallExtentBytes}));
   return out;
 }
 

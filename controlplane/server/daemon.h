@@ -24,7 +24,7 @@ namespace braid {
 
 // Requests are names and numbers; the longest is a path.
 inline constexpr int kMaxRequestBytes = 1024 * 1024;
-// MarkStale answers with a whole map in one message: 4 million runs.
+// The longest answers are pages of volumes and the heads of grants, with every device's path.
 inline constexpr int kMaxAnswerBytes = 256 * 1024 * 1024;
 
 class Daemon {

@@ -291,7 +291,20 @@ TEST_F(ServerTest, AttachmentGoesThroughItsLife) {
   stale.set_device_index(1);
   v1::MarkStaleResponse marked;
   ASSERT_TRUE(attachments_->MarkStale(&stale_context, stale, &marked).ok());
-  for (const v1::AttachedRun& run : marked.runs()) EXPECT_EQ(run.stale(), run.device_index() == 1);
+  grpc::ClientContext map_context;
+  v1::GetVolumeMapRequest map_request;
+  map_request.set_name("v0");
+  auto map = volumes_->GetVolumeMap(&map_context, map_request);
+  v1::GetVolumeMapResponse part;
+  uint64_t units = 0;
+  while (map->Read(&part)) {
+    for (const v1::MapRow& row : part.rows()) {
+      EXPECT_EQ(row.stale(), row.device_id() == header.devices(1).id());
+      units += row.unit_count();
+    }
+  }
+  EXPECT_TRUE(map->Finish().ok());
+  EXPECT_EQ(units, 2 * 8 * kMiB / kSmallExtentBytes);
   EXPECT_EQ(Get("v0").health(), v1::VOLUME_HEALTH_DEGRADED);
   EXPECT_EQ(Get("v0").stale_bytes(), 8 * kMiB);
 

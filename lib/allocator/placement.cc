@@ -178,10 +178,10 @@ Placement Take(const SpreadShape& shape, const Candidates& candidates,
     for (uint64_t done = 0; done < segment.count;) {
       const std::optional<UnitRun> run = device.space->TakeLarge(segment.count - done);
       assert(run.has_value());
-      const uint64_t extents = run->count / kSmallPerExtent;
-      placement.runs.push_back({segment.column, segment.leg, ExtentIndex(segment.first + done),
-                                extents, DeviceIndex(it->second), run->first, false});
-      done += extents;
+      placement.runs.push_back({segment.column, segment.leg,
+                                FirstUnit(ExtentIndex(segment.first + done)), run->count,
+                                DeviceIndex(it->second), run->first, false});
+      done += run->count / kSmallPerExtent;
     }
   }
   placement.runs = Normalize(std::move(placement.runs));

@@ -40,7 +40,7 @@ struct PlacementRequest {
 
 struct Placement {
   std::vector<Uuid> devices;  // DeviceIndex is the place in here
-  std::vector<MapRun> runs;   // normalized; every row of every leg, once
+  std::vector<MapRun> runs;   // normalized, of whole extents; every row of every leg, once
   // On how many nodes each extent's legs lie at least; any one fewer nodes may be lost.
   uint32_t nodes_per_extent = 1;
 };

@@ -69,14 +69,15 @@ void CheckRules(const PlacementRequest& request, const Placement& placement, con
   for (const MapRun& run : placement.runs) {
     ASSERT_TRUE(CheckRun(g, run, placement.devices.size()).ok());
     ASSERT_FALSE(run.stale);
-    for (uint64_t i = 0; i < run.count; ++i) {
-      ASSERT_TRUE(
-          cells.emplace(std::tuple(run.first.value() + i, run.column, run.leg), run.device.value())
-              .second)
-          << "a row twice";
-      ASSERT_TRUE(taken[placement.devices[run.device.value()]]
-                      .insert(run.unit.value() + i * kSmallPerExtent)
+    ASSERT_EQ(SmallOf(run.first), 0u) << "not of whole extents";
+    ASSERT_EQ(run.count % kSmallPerExtent, 0u) << "not of whole extents";
+    for (uint64_t i = 0; i < run.count; i += kSmallPerExtent) {
+      ASSERT_TRUE(cells
+                      .emplace(std::tuple(ExtentOf(run.first + i).value(), run.column, run.leg),
+                               run.device.value())
                       .second)
+          << "a row twice";
+      ASSERT_TRUE(taken[placement.devices[run.device.value()]].insert(run.unit.value() + i).second)
           << "an extent twice";
     }
   }
@@ -286,7 +287,7 @@ TEST(Place, SpansTheRoomiestFirstWhenNoDeviceHasRoom) {
   const auto placement = Place({Shape(45, 1, 1), ""}, pool.devices()).value();
   ASSERT_EQ(placement.runs.size(), 2u);
   EXPECT_EQ(pool.Find(placement.devices[placement.runs[0].device.value()]).name, "d1");
-  EXPECT_EQ(placement.runs[0].count, 30u);
+  EXPECT_EQ(placement.runs[0].count, 30u * kSmallPerExtent);
   EXPECT_EQ(pool.Find(placement.devices[placement.runs[1].device.value()]).name, "d2");
 }
 

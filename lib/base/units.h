@@ -53,6 +53,9 @@ class Unit {
 
 // A large extent's place within one column of a volume, counted from 0.
 using ExtentIndex = Unit<struct ExtentIndexTag>;
+// A place in one column of a volume, in units of kSmallExtentBytes from the column's first
+// byte.
+using ColumnUnit = Unit<struct ColumnUnitTag>;
 // A device's place in one volume's own table of devices. The store, the API and the
 // page table use the same number; it never changes while the volume lives.
 using DeviceIndex = Unit<struct DeviceIndexTag, uint16_t>;
@@ -62,6 +65,18 @@ using DeviceUnit = Unit<struct DeviceUnitTag>;
 using Epoch = Unit<struct EpochTag>;
 // Each committed change of a site's state raises it; 0 is the empty state.
 using Revision = Unit<struct RevisionTag>;
+
+// From a large extent to its first unit, and from a unit to the large extent around it and
+// its place in there.
+constexpr ColumnUnit FirstUnit(ExtentIndex extent) {
+  return ColumnUnit(extent.value() * kSmallPerExtent);
+}
+constexpr ExtentIndex ExtentOf(ColumnUnit unit) {
+  return ExtentIndex(unit.value() / kSmallPerExtent);
+}
+constexpr uint32_t SmallOf(ColumnUnit unit) {
+  return static_cast<uint32_t>(unit.value() % kSmallPerExtent);
+}
 
 }  // namespace braid
 

@@ -143,11 +143,10 @@ absl::Status CheckRunBounds(const MapRun& run) {
     return absl::InvalidArgumentError(absl::StrCat("column ", run.column));
   }
   if (run.leg >= kMaxLegs) return absl::InvalidArgumentError(absl::StrCat("leg ", run.leg));
-  const auto units = CheckedMul(run.count, kSmallPerExtent);
-  if (run.count == 0 || !units || !RangeFits(run.unit.value(), *units, kMaxDeviceUnits) ||
+  if (run.count == 0 || !RangeFits(run.unit.value(), run.count, kMaxDeviceUnits) ||
       !CheckedAdd(run.first.value(), run.count)) {
-    return absl::InvalidArgumentError(absl::StrCat(run.count, " extents from ", run.first.value(),
-                                                   " at unit ", run.unit.value()));
+    return absl::InvalidArgumentError(absl::StrCat(run.count, " units from ", run.first.value(),
+                                                   " at device unit ", run.unit.value()));
   }
   return absl::OkStatus();
 }

@@ -122,7 +122,7 @@ absl::StatusOr<DeviceRecord> DecodeDevice(absl::string_view bytes);
 // The fault is cut to kMaxFaultBytes.
 std::string EncodeVolume(const VolumeRecord& record);
 absl::StatusOr<VolumeRecord> DecodeVolume(absl::string_view bytes);
-// The run's column, leg and first extent are its key and not in the value.
+// The run's column, leg and first unit are its key and not in the value.
 std::string EncodeRun(const MapRun& run);
 absl::StatusOr<MapRun> DecodeRun(absl::string_view bytes);
 // Its key is the first leg's device and unit.

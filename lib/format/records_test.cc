@@ -60,7 +60,7 @@ VolumeRecord ExampleVolume() {
 
 MapRun ExampleRun() {
   MapRun run;
-  run.count = 2;
+  run.count = 128;
   run.device = DeviceIndex(1);
   run.unit = DeviceUnit(128);
   run.stale = true;
@@ -261,16 +261,18 @@ TEST(CheckDevice, RefusesEveryFieldOutOfItsRange) {
 TEST(CheckRunBounds, RefusesWhatNoMapCanHold) {
   const auto check = [](uint32_t column, uint32_t leg, uint64_t first, uint64_t count,
                         uint64_t unit) {
-    return CheckRunBounds(
-               {column, leg, ExtentIndex(first), count, DeviceIndex(0), DeviceUnit(unit)})
+    return CheckRunBounds({column, leg, ColumnUnit(first), count, DeviceIndex(0), DeviceUnit(unit)})
         .ok();
   };
-  EXPECT_TRUE(check(63, 3, 0, 1, kMaxDeviceUnits - 64));
+  EXPECT_TRUE(check(63, 3, 0, 1, kMaxDeviceUnits - 1));
+  EXPECT_TRUE(check(0, 0, 7, 64, kMaxDeviceUnits - 64));
   EXPECT_FALSE(check(64, 0, 0, 1, 0));
   EXPECT_FALSE(check(0, 4, 0, 1, 0));
   EXPECT_FALSE(check(0, 0, 0, 0, 0));
-  EXPECT_FALSE(check(0, 0, 0, 1, kMaxDeviceUnits - 63));
-  EXPECT_FALSE(check(0, 0, 0, uint64_t{1} << 58, 0));
+  EXPECT_FALSE(check(0, 0, 0, 1, kMaxDeviceUnits));
+  EXPECT_FALSE(check(0, 0, 0, 64, kMaxDeviceUnits - 63));
+  EXPECT_FALSE(check(0, 0, 0, kMaxDeviceUnits + 1, 0));
+  EXPECT_FALSE(check(0, 0, 0, UINT64_MAX, 1));
   EXPECT_FALSE(check(0, 0, 0, 1, UINT64_MAX));
   EXPECT_FALSE(check(0, 0, UINT64_MAX, 1, 0));
 }

@@ -54,6 +54,8 @@ class Geometry {
   bool plain() const { return stripe_shift_ == 0; }
   // Large extents in each column; the last may reach past the volume's end.
   uint64_t extents_per_column() const { return extents_per_column_; }
+  // The same in units of kSmallExtentBytes.
+  uint64_t units_per_column() const { return extents_per_column_ * kSmallPerExtent; }
   // Rows of the page table: columns * extents_per_column.
   uint64_t rows() const { return extents_per_column_ * columns_; }
   // Device bytes a thick volume takes, all legs together; UINT64_MAX, which no pool has,

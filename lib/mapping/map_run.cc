@@ -17,24 +17,19 @@ bool InOrder(const MapRun& a, const MapRun& b) {
   return std::tuple(a.column, a.leg, a.first) < std::tuple(b.column, b.leg, b.first);
 }
 
-bool Continues(const MapRun& a, const MapRun& b) {
-  return a.column == b.column && a.leg == b.leg && a.first + a.count == b.first &&
-         a.device == b.device && a.unit + a.count * kSmallPerExtent == b.unit && a.stale == b.stale;
-}
-
-// Takes the first `count` extents off a run.
+// Takes the first `count` units off a run.
 MapRun TakeFront(MapRun& run, uint64_t count) {
   MapRun front = run;
   front.count = count;
   run.first = run.first + count;
-  run.unit = run.unit + count * kSmallPerExtent;
+  run.unit = run.unit + count;
   run.count -= count;
   return front;
 }
 
 // Cuts the runs of one column, ordered by (leg, first), into stretches within which no run
 // of any leg begins or ends. Calls rule with the copies of each stretch, one run per leg
-// that has one, lowest leg first, all of the same extents; appends to `out` what rule
+// that has one, lowest leg first, all of the same units; appends to `out` what rule
 // makes of them.
 template <class Rule>
 void RestateColumn(absl::Span<MapRun> runs, Rule rule, std::vector<MapRun>& out) {
@@ -50,9 +45,9 @@ void RestateColumn(absl::Span<MapRun> runs, Rule rule, std::vector<MapRun>& out)
 
   std::vector<MapRun> copies;
   while (!legs.empty()) {
-    ExtentIndex from = legs[0].front().first;
+    ColumnUnit from = legs[0].front().first;
     for (const auto& leg : legs) from = std::min(from, leg.front().first);
-    ExtentIndex to = ExtentIndex(UINT64_MAX);
+    ColumnUnit to = ColumnUnit(UINT64_MAX);
     for (const auto& leg : legs) {
       const MapRun& run = leg.front();
       to = std::min(to, run.first == from ? run.first + run.count : run.first);
@@ -91,9 +86,9 @@ std::vector<MapRun> Restate(std::vector<MapRun> runs, Rule rule) {
 absl::Status CheckRun(const Geometry& geometry, const MapRun& run, uint64_t device_count) {
   const auto refuse = [&run](const auto&... why) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "map run of ", run.count, " extents from ", run.first.value(), " in column ", run.column,
-        ", leg ", run.leg, " on device ", run.device.value(), " from unit ", run.unit.value(), " ",
-        why..., "; the map is damaged or another volume's"));
+        "map run of ", run.count, " units from ", run.first.value(), " in column ", run.column,
+        ", leg ", run.leg, " on device ", run.device.value(), " from its unit ", run.unit.value(),
+        " ", why..., "; the map is damaged or another volume's"));
   };
   if (run.column >= geometry.columns()) {
     return refuse("lies outside the volume's ", geometry.columns(), " columns");
@@ -102,14 +97,13 @@ absl::Status CheckRun(const Geometry& geometry, const MapRun& run, uint64_t devi
     return refuse("lies outside the volume's ", geometry.legs(), " legs");
   }
   if (run.count == 0) return refuse("is empty");
-  if (!RangeFits(run.first.value(), run.count, geometry.extents_per_column())) {
-    return refuse("lies outside the column's ", geometry.extents_per_column(), " extents");
+  if (!RangeFits(run.first.value(), run.count, geometry.units_per_column())) {
+    return refuse("lies outside the column's ", geometry.units_per_column(), " units");
   }
   if (run.device.value() >= device_count) {
     return refuse("names none of the volume's ", device_count, " devices");
   }
-  // The product fits: a column has at most 2^41 extents.
-  if (!RangeFits(run.unit.value(), run.count * kSmallPerExtent, kMaxDeviceUnits)) {
+  if (!RangeFits(run.unit.value(), run.count, kMaxDeviceUnits)) {
     return refuse("lies past unit ", kMaxDeviceUnits, ", the last that the map can name");
   }
   return absl::OkStatus();
@@ -139,6 +133,11 @@ std::vector<MapRun> KeepOneLeg(std::vector<MapRun> runs,
     }
     for (MapRun& copy : copies) copy.stale = copy.stale || &copy != kept;
   });
+}
+
+bool Continues(const MapRun& a, const MapRun& b) {
+  return a.column == b.column && a.leg == b.leg && a.first + a.count == b.first &&
+         a.device == b.device && a.unit + a.count == b.unit && a.stale == b.stale;
 }
 
 std::vector<MapRun> Normalize(std::vector<MapRun> runs) {

@@ -14,10 +14,10 @@ namespace {
 
 MapRun RunOf(uint32_t leg, uint64_t first, uint64_t count, uint16_t device, uint64_t unit,
              bool stale = false) {
-  return {0, leg, ExtentIndex(first), count, DeviceIndex(device), DeviceUnit(unit), stale};
+  return {0, leg, ColumnUnit(first), count, DeviceIndex(device), DeviceUnit(unit), stale};
 }
 
-// What runs say of every single extent.
+// What runs say of every single unit.
 struct Copy {
   uint16_t device;
   uint64_t unit;
@@ -25,7 +25,7 @@ struct Copy {
   friend bool operator==(const Copy&, const Copy&) = default;
 };
 using Row = std::map<uint32_t, Copy>;                        // by leg
-using Model = std::map<std::pair<uint32_t, uint64_t>, Row>;  // by (column, extent)
+using Model = std::map<std::pair<uint32_t, uint64_t>, Row>;  // by (column, unit)
 
 Model Expand(const std::vector<MapRun>& runs) {
   Model model;
@@ -33,8 +33,7 @@ Model Expand(const std::vector<MapRun>& runs) {
     for (uint64_t i = 0; i < run.count; ++i) {
       const bool fresh =
           model[{run.column, run.first.value() + i}]
-              .insert({run.leg,
-                       {run.device.value(), run.unit.value() + i * kSmallPerExtent, run.stale}})
+              .insert({run.leg, {run.device.value(), run.unit.value() + i, run.stale}})
               .second;
       EXPECT_TRUE(fresh) << "runs overlap";
     }
@@ -54,7 +53,7 @@ bool IsNormal(const std::vector<MapRun>& runs) {
     if (std::tuple(a.column, a.leg, a.first) >= std::tuple(b.column, b.leg, b.first)) return false;
     const bool continues = a.column == b.column && a.leg == b.leg &&
                            a.first.value() + a.count == b.first.value() && a.device == b.device &&
-                           a.unit.value() + a.count * 64 == b.unit.value() && a.stale == b.stale;
+                           a.unit.value() + a.count == b.unit.value() && a.stale == b.stale;
     if (continues || a.count == 0 || b.count == 0) return false;
   }
   return true;
@@ -76,7 +75,7 @@ std::vector<MapRun> RandomRuns(std::mt19937_64& random) {
             last->first.value() + last->count == at) {
           MapRun next = *last;
           next.first = next.first + next.count;
-          next.unit = next.unit + next.count * kSmallPerExtent;
+          next.unit = next.unit + next.count;
           next.count = count;
           if (random() % 4 == 0) next.stale = !next.stale;
           runs.push_back(next);
@@ -94,7 +93,7 @@ std::vector<MapRun> RandomRuns(std::mt19937_64& random) {
   return runs;
 }
 
-TEST(MapRun, MarkDeviceStaleMatchesAModelOfSingleExtents) {
+TEST(MapRun, MarkDeviceStaleMatchesAModelOfSingleUnits) {
   std::mt19937_64 random(TestSeed());
   int rows_changed = 0;
   int rows_spared = 0;
@@ -130,7 +129,7 @@ TEST(MapRun, MarkDeviceStaleMatchesAModelOfSingleExtents) {
   EXPECT_GT(rows_spared, 1'000);
 }
 
-TEST(MapRun, KeepOneLegMatchesAModelOfSingleExtents) {
+TEST(MapRun, KeepOneLegMatchesAModelOfSingleUnits) {
   std::mt19937_64 random(TestSeed());
   for (int round = 0; round < 2'000; ++round) {
     const std::vector<MapRun> runs = RandomRuns(random);
@@ -169,23 +168,23 @@ TEST(MapRun, NormalizeJoinsAndChangesNothingElse) {
     ASSERT_EQ(Expand(result), Expand(runs));
     ASSERT_TRUE(IsNormal(result));
   }
-  EXPECT_EQ(Normalize({RunOf(0, 2, 2, 1, 128), RunOf(0, 0, 2, 1, 0)}),
+  EXPECT_EQ(Normalize({RunOf(0, 2, 2, 1, 2), RunOf(0, 0, 2, 1, 0)}),
             (std::vector<MapRun>{RunOf(0, 0, 4, 1, 0)}));
   EXPECT_TRUE(Normalize({}).empty());
 }
 
 TEST(MapRun, MarkDeviceStaleSplitsWhereTheOtherLegEnds) {
-  // Leg 1 covers only extents 2 to 5 of leg 0's 0 to 9; the rest has no other copy.
+  // Leg 1 covers only units 2 to 5 of leg 0's 0 to 9; the rest has no other copy.
   EXPECT_EQ(MarkDeviceStale({RunOf(0, 0, 10, 7, 0), RunOf(1, 2, 4, 8, 0)}, DeviceIndex(7)),
-            (std::vector<MapRun>{RunOf(0, 0, 2, 7, 0), RunOf(0, 2, 4, 7, 128, true),
-                                 RunOf(0, 6, 4, 7, 384), RunOf(1, 2, 4, 8, 0)}));
+            (std::vector<MapRun>{RunOf(0, 0, 2, 7, 0), RunOf(0, 2, 4, 7, 2, true),
+                                 RunOf(0, 6, 4, 7, 6), RunOf(1, 2, 4, 8, 0)}));
   // A stale copy elsewhere saves no one.
   EXPECT_EQ(MarkDeviceStale({RunOf(0, 0, 10, 7, 0), RunOf(1, 0, 10, 8, 0, true)}, DeviceIndex(7)),
             (std::vector<MapRun>{RunOf(0, 0, 10, 7, 0), RunOf(1, 0, 10, 8, 0, true)}));
 }
 
 TEST(MapRun, LongRunsTakeNoLongerThanShortOnes) {
-  const uint64_t count = uint64_t{1} << 41;
+  const uint64_t count = uint64_t{1} << 47;
   const auto all = [](DeviceIndex) { return true; };
   EXPECT_EQ(KeepOneLeg({RunOf(0, 0, count, 0, 0), RunOf(1, 0, count, 1, 0)}, all),
             (std::vector<MapRun>{RunOf(0, 0, count, 0, 0), RunOf(1, 0, count, 1, 0, true)}));
@@ -193,20 +192,22 @@ TEST(MapRun, LongRunsTakeNoLongerThanShortOnes) {
 
 TEST(MapRun, CheckRunRefusesWhatTheVolumeDoesNotHave) {
   const Geometry geometry = *Geometry::Make(10 * kExtentBytes, 1, 0, 2);
-  EXPECT_TRUE(CheckRun(geometry, RunOf(1, 0, 10, 2, 0), 3).ok());
-  EXPECT_TRUE(CheckRun(geometry, RunOf(1, 9, 1, 2, kMaxDeviceUnits - 64), 3).ok());
+  EXPECT_TRUE(CheckRun(geometry, RunOf(1, 0, 640, 2, 0), 3).ok());
+  EXPECT_TRUE(CheckRun(geometry, RunOf(1, 639, 1, 2, kMaxDeviceUnits - 1), 3).ok());
+  EXPECT_TRUE(CheckRun(geometry, RunOf(1, 100, 64, 2, kMaxDeviceUnits - 64), 3).ok());
   MapRun other_column = RunOf(0, 0, 1, 0, 0);
   other_column.column = 1;
   const std::pair<MapRun, const char*> cases[] = {
       {other_column, "1 columns"},
       {RunOf(2, 0, 1, 0, 0), "2 legs"},
       {RunOf(0, 0, 0, 0, 0), "is empty"},
-      {RunOf(0, 0, 11, 0, 0), "10 extents"},
-      {RunOf(0, 10, 1, 0, 0), "10 extents"},
-      {RunOf(0, 2, UINT64_MAX, 0, 0), "10 extents"},
-      {RunOf(0, UINT64_MAX, 2, 0, 0), "10 extents"},
+      {RunOf(0, 0, 641, 0, 0), "640 units"},
+      {RunOf(0, 640, 1, 0, 0), "640 units"},
+      {RunOf(0, 2, UINT64_MAX, 0, 0), "640 units"},
+      {RunOf(0, UINT64_MAX, 2, 0, 0), "640 units"},
       {RunOf(0, 0, 1, 3, 0), "3 devices"},
-      {RunOf(0, 0, 1, 0, kMaxDeviceUnits - 63), "past unit"},
+      {RunOf(0, 0, 1, 0, kMaxDeviceUnits), "past unit"},
+      {RunOf(0, 0, 64, 0, kMaxDeviceUnits - 63), "past unit"},
       {RunOf(0, 0, 1, 0, UINT64_MAX), "past unit"},
   };
   for (const auto& [run, says] : cases) {

@@ -18,10 +18,20 @@
 // (docs/PERFORMANCE.md). The array is reserved, not filled, so an unmapped volume costs
 // address space only (8 bytes per row and leg); reserved_memory.h says when that is counted.
 //
-// Thread safety: look-ups from any thread at any time. Changes to different words may
-// run at once; changes to one word, and to small extents of one row and leg, are the
-// caller's to order (lib/volume holds that part of the volume). A table that a word no
-// longer points at is freed with the PageTable: a reader may still be inside it.
+// Thread safety: look-ups from any thread at any time. Changes to different rows and legs may
+// run at once; changes to one row and leg, small extents included, are the caller's to order
+// (lib/volume holds that part of the volume). Changes that name no leg (Clear) are changes
+// of all legs of their rows. ForEachRun, MarkDeviceStale and CountLive go over all rows and
+// legs, and no change may run beside them.
+//
+// A table that a word no longer points at is retired, not freed: a look-up that began before
+// may still be inside it. Whoever knows when those have ended (a grace period) hands it back:
+//
+//   RetiredTables old = table.TakeRetired();
+//   ... wait until every look-up that had begun by now has ended ...
+//   table.Recycle(std::move(old));
+//
+// What is never handed back is freed with the PageTable.
 #ifndef BRAID_LIB_MAPPING_PAGE_TABLE_H_
 #define BRAID_LIB_MAPPING_PAGE_TABLE_H_
 
@@ -33,6 +43,8 @@
 
 #include "absl/base/attributes.h"
 #include "absl/base/thread_annotations.h"
+#include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "lib/base/mutex.h"
 #include "lib/base/units.h"
@@ -115,6 +127,17 @@ class LegPlace {
   uint64_t in_extent_ = 0;
 };
 
+// Tables that look-ups may still be inside, on their way from TakeRetired to Recycle.
+class RetiredTables {
+ public:
+  size_t size() const { return tables_.size(); }
+  bool empty() const { return tables_.empty(); }
+
+ private:
+  friend class PageTable;
+  std::vector<uint64_t*> tables_;
+};
+
 class PageTable {
  public:
   // All holes. ResourceExhausted where the address space cannot be had.
@@ -176,7 +199,7 @@ class PageTable {
 
   // Changes. Each takes effect for look-ups that begin after it returns.
   // The extent's first byte lies at unit * 64 KiB on the device.
-  // The word may be a hole; it takes the place of a table whole.
+  // The word may be a hole; it takes the place of a table whole, which is then retired.
   void SetLarge(uint64_t row, uint32_t leg, MapWord word);
   // small < kSmallPerExtent. Makes the table if the row has none; the row is then a
   // hole or a table, never a large extent. The word may be a hole. ResourceExhausted,
@@ -186,13 +209,44 @@ class PageTable {
   // one: it holds no copy that could be stale.
   void SetStale(uint64_t row, uint32_t leg, bool stale);
 
-  // Enters whole runs; InvalidArgument when one lies outside the geometry, names a
-  // device past `device_count`, or overlaps what is mapped already (nothing of that
-  // run is entered when it returns; look-ups during the call may see some of it).
+  // Makes a table of a large extent, its small extents where they were and as stale as it
+  // was. Look-ups find the one or the other, never a hole. Does nothing to a table or a
+  // hole. ResourceExhausted, and nothing changed, when there is no memory for the table.
+  absl::Status Split(uint64_t row, uint32_t leg);
+
+  // Enters a whole run: large extents where it covers whole rows, small ones at its ends.
+  // InvalidArgument when it lies outside the geometry, names a device past `device_count`,
+  // or overlaps what is mapped already; ResourceExhausted when there is no memory for
+  // tables. After an error nothing of that run is entered; look-ups during the call may
+  // see some of it.
   absl::Status Enter(const MapRun& run, uint64_t device_count);
 
-  // Bytes of the tables of small extents made so far (touched pages of the array of rows
-  // are for the kernel to know).
+  // Makes `count` units of a column holes, on all legs. Whole rows lose their tables; of a
+  // large extent in part within the range the rest stays, as a table; a table left with
+  // holes only becomes a hole. InvalidArgument when the range lies outside the column;
+  // ResourceExhausted when there is no memory to split. After an error look-ups find
+  // everything as it was.
+  absl::Status Clear(uint32_t column, ColumnUnit first, uint64_t count);
+
+  // After `device` missed a write: the rule of map_run.h's MarkDeviceStale, in place. Of
+  // every unit the copies on this device become stale, but for the last in sync.
+  // ResourceExhausted when a large extent could not be split where that concerns a part of
+  // it; what lies behind that row is then as it was. May be repeated.
+  absl::Status MarkDeviceStale(DeviceIndex device);
+
+  // The whole map, ordered by (column, leg, first), each run as long as can be.
+  void ForEachRun(absl::FunctionRef<void(const MapRun&)> fn) const;
+  // Units of all legs in sync, by device; every device in the map is below device_count.
+  std::vector<uint64_t> CountLive(uint64_t device_count) const;
+
+  // The tables retired since the last call.
+  RetiredTables TakeRetired();
+  // Makes them the next ones to be used. No look-up is in them any more: all that began
+  // before TakeRetired returned have ended.
+  void Recycle(RetiredTables tables);
+
+  // Bytes of the tables of small extents made so far, those in use, retired and to be used
+  // again (touched pages of the array of rows are for the kernel to know).
   uint64_t table_bytes() const;
 
  private:
@@ -210,8 +264,38 @@ class PageTable {
     std::atomic_ref<uint64_t>(word).store(value.raw(), std::memory_order_release);
   }
   uint64_t& WordAt(uint64_t row, uint32_t leg) const { return reader_.WordAt(row, leg); }
+  // Units [begin, end) of one row, the part of a range that lies in it.
+  struct RowPart {
+    uint64_t row;
+    uint32_t begin;
+    uint32_t end;
+  };
+  // A range of one column's units as the whole rows in it and the parts of rows at its ends,
+  // lowest first.
+  struct RowCut {
+    ExtentIndex first_whole;
+    uint64_t whole = 0;
+    absl::InlinedVector<RowPart, 2> parts;
+  };
+  RowCut Cut(uint32_t column, ColumnUnit first, uint64_t count) const;
+
+  // Whether any unit of the part is mapped.
+  bool Meets(const RowPart& part, uint32_t leg) const;
+  // Makes a table of a hole.
+  absl::Status NeedTable(uint64_t row, uint32_t leg);
+  // Makes a hole of a table with holes only.
+  void DropEmptyTable(uint64_t row, uint32_t leg);
+  // The words of the large extents of a run whose first row is `extent`'s; false, and none
+  // entered, where one is no hole: *met is its index among them.
+  bool EnterWhole(const MapRun& run, ExtentIndex extent, uint64_t count, uint64_t* met);
+
+  // What a word says of one of its units, the staleness of a table included.
+  static MapWord UnitWord(MapWord word, uint32_t small);
+  absl::Status MarkRowStale(uint64_t row, DeviceIndex device);
+
   // All holes.
   absl::StatusOr<uint64_t*> NewTable();
+  void Retire(MapWord table);
 
   const ReservedMemory words_;
   const Reader reader_;
@@ -219,6 +303,8 @@ class PageTable {
   mutable Mutex mu_;
   std::vector<ReservedMemory> slabs_ ABSL_GUARDED_BY(mu_);
   uint64_t tables_made_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<uint64_t*> retired_ ABSL_GUARDED_BY(mu_);
+  std::vector<uint64_t*> free_ ABSL_GUARDED_BY(mu_);  // all holes
 };
 
 }  // namespace braid

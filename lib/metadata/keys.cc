@@ -9,7 +9,7 @@ namespace braid {
 namespace {
 
 constexpr size_t kIdKeyBytes = 1 + Uuid::kBytes;
-constexpr size_t kRunKeyBytes = kIdKeyBytes + 2 + 1 + 8;  // column, leg, first extent
+constexpr size_t kRunKeyBytes = kIdKeyBytes + 2 + 1 + 8;  // column, leg, first unit
 
 std::string IdKey(char letter, const Uuid& id) {
   std::string key(1, letter);
@@ -58,7 +58,7 @@ absl::Status ReadRunKey(absl::string_view key, MapRun& run) {
   }
   run.column = static_cast<uint32_t>(Big(key.substr(kIdKeyBytes, 2)));
   run.leg = static_cast<uint32_t>(Big(key.substr(kIdKeyBytes + 2, 1)));
-  run.first = ExtentIndex(Big(key.substr(kIdKeyBytes + 3, 8)));
+  run.first = ColumnUnit(Big(key.substr(kIdKeyBytes + 3, 8)));
   return absl::OkStatus();
 }
 

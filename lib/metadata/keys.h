@@ -25,7 +25,7 @@ std::string RunKey(const Uuid& volume, const MapRun& run);
 
 // The id behind a one-letter prefix; DataLoss when the key has another length.
 absl::StatusOr<Uuid> IdOfKey(absl::string_view key);
-// Sets the run's column, leg and first extent from its key; DataLoss when it is no run's.
+// Sets the run's column, leg and first unit from its key; DataLoss when it is no run's.
 absl::Status ReadRunKey(absl::string_view key, MapRun& run);
 
 // The first key behind all that begin with `prefix`, which is not all 0xff bytes

@@ -27,7 +27,7 @@ TEST(RunKey, SortsAsItsNumbersDoAndComesBack) {
     MapRun run, back;
     run.column = static_cast<uint32_t>(random() % kMaxColumns);
     run.leg = static_cast<uint32_t>(random() % kMaxLegs);
-    run.first = ExtentIndex(random() >> (random() % 64));
+    run.first = ColumnUnit(random() >> (random() % 64));
     const std::string key = RunKey(volume, run);
     ASSERT_TRUE(ReadRunKey(key, back).ok());
     ASSERT_EQ(back, run);

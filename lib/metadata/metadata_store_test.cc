@@ -139,7 +139,7 @@ TEST_P(MetadataStoreTest, WalksRunsByColumnLegAndFirst) {
   for (uint32_t column : {63u, 0u, 7u}) {
     for (uint32_t leg : {3u, 1u, 0u}) {
       for (uint64_t first : {uint64_t{1} << 40, uint64_t{255}, uint64_t{256}, uint64_t{0}}) {
-        runs.push_back({column, leg, ExtentIndex(first), 1, DeviceIndex(0), DeviceUnit(64)});
+        runs.push_back({column, leg, ColumnUnit(first), 1, DeviceIndex(0), DeviceUnit(64)});
       }
     }
   }

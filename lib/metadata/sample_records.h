@@ -54,7 +54,7 @@ inline VolumeRecord SampleVolume(uint64_t number, uint64_t revision = 1) {
 inline std::vector<MapRun> SampleRuns(uint64_t count, uint64_t unit) {
   std::vector<MapRun> runs;
   for (uint64_t i = 0; i < count; ++i) {
-    runs.push_back({0, static_cast<uint32_t>(i % 2), ExtentIndex(i / 2 * 300), 1 + i % 7,
+    runs.push_back({0, static_cast<uint32_t>(i % 2), ColumnUnit(i / 2 * 300), 1 + i % 7,
                     DeviceIndex(static_cast<uint16_t>(i % 2)), DeviceUnit(unit + 64 * i),
                     i % 5 == 0});
   }
@@ -110,7 +110,7 @@ inline StoreContents SampleContents(uint64_t revision) {
   StoreContents all;
   all.site = SampleSite(revision);
   all.volumes = {SampleVolume(1, revision)};
-  // The store's order: by column, leg, first extent.
+  // The store's order: by column, leg, first unit.
   for (uint32_t leg : {0u, 1u}) {
     for (const MapRun& run : SampleRuns(1 + revision % 40, revision * 64)) {
       if (run.leg == leg) all.runs.emplace_back(SampleId('v', 1), run);

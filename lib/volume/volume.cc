@@ -17,28 +17,28 @@ absl::StatusOr<std::unique_ptr<Volume>> Volume::Open(
     AttachmentJournal* journal, bool read_only) {
   absl::StatusOr<std::unique_ptr<PageTable>> map = PageTable::Create(geometry);
   if (!map.ok()) return map.status();
-  uint64_t rows = 0;
+  uint64_t units = 0;
   for (const MapRun& run : runs) {
     // Enter refuses overlaps and checks all fields, so the sum below also proves that
     // there is no gap.
     if (absl::Status s = (*map)->Enter(run, devices.size()); !s.ok()) return s;
-    rows += run.count;
+    units += run.count;
     const BlockDevice& device = *devices[run.device.value()];
-    if (!RangeFits(run.unit.value() * kSmallExtentBytes, run.count * kExtentBytes,
+    if (!RangeFits(run.unit.value() * kSmallExtentBytes, run.count * kSmallExtentBytes,
                    device.traits().size_bytes)) {
       return absl::InvalidArgumentError(absl::StrCat("the map reaches past the end of device ",
                                                      device.name(), " (",
                                                      device.traits().size_bytes, " bytes)"));
     }
   }
-  if (rows != geometry.rows() * geometry.legs()) {
-    return absl::InvalidArgumentError(absl::StrCat("the map holds ", rows, " extents where the ",
-                                                   "volume has ",
-                                                   geometry.rows() * geometry.legs()));
+  const uint64_t whole = geometry.rows() * geometry.legs() * kSmallPerExtent;
+  if (units != whole) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the map holds ", units, " units where the volume has ", whole));
   }
   auto volume = std::unique_ptr<Volume>(
       new Volume(*std::move(map), std::move(devices), authority, journal, read_only));
-  volume->ApplyRuns(runs);
+  volume->CountLive();
   return volume;
 }
 
@@ -305,7 +305,7 @@ absl::Status Volume::Flush() {
   if (absl::Status s = CheckWritable(); !s.ok()) return s;
   IoPlan plan(DeviceIo{.kind = IoKind::kFlush});
   for (size_t i = 0; i < slots_.size(); ++i) {
-    if (slots_[i].live_rows.load(std::memory_order_acquire) == 0) continue;
+    if (slots_[i].live_units.load(std::memory_order_acquire) == 0) continue;
     plan.Add(Piece{}, 0, DeviceIndex(static_cast<uint16_t>(i)), 0, nullptr);
   }
   if (plan.Run([this](DeviceIndex d) -> BlockDevice& { return *slots_[d.value()].device; })) {
@@ -316,7 +316,7 @@ absl::Status Volume::Flush() {
     if (mirrored()) {
       if (absl::Status s = RetireDevice(failed.device, failed.io.error); !s.ok()) return s;
     }
-    if (slots_[failed.device.value()].live_rows.load(std::memory_order_acquire) > 0) {
+    if (slots_[failed.device.value()].live_units.load(std::memory_order_acquire) > 0) {
       LoseData(failed.device, "a flush", failed.io.error);
       return ErrnoStatus(EIO,
                          absl::StrCat("flushing ", slots_[failed.device.value()].device->name(),
@@ -369,35 +369,28 @@ absl::Status Volume::RetireDevice(DeviceIndex device, int error) {
     if (journal_ != nullptr) journal_->Settled(device);
     return absl::OkStatus();
   }
-  absl::StatusOr<std::vector<MapRun>> runs =
+  absl::Status marked =
       authority_->MarkStale(device, absl::StrCat(slot.device->name(), ": ", strerror(error)));
-  if (!runs.ok()) {
-    // The legs may differ and nobody will remember it: nothing more may be read or
-    // written here. The attachment is not closed cleanly, so that the next one settles it.
+  if (marked.ok()) marked = map_->MarkDeviceStale(device);
+  if (!marked.ok()) {
+    // The legs may differ and nobody will remember it, or this process cannot: nothing more
+    // may be read or written here. The attachment is not closed cleanly, so that the next
+    // one settles it.
     stopped_.store(true);
-    return ErrnoStatus(
-        EIO, absl::StrCat("a leg on ", slot.device->name(),
-                          " failed and could not be marked stale: ", runs.status().message()));
+    return ErrnoStatus(EIO,
+                       absl::StrCat("a leg on ", slot.device->name(),
+                                    " failed and could not be marked stale: ", marked.message()));
   }
-  ApplyRuns(*runs);
+  CountLive();
   retired_[device.value()] = true;
   if (journal_ != nullptr) journal_->Settled(device);
   return absl::OkStatus();
 }
 
-void Volume::ApplyRuns(const std::vector<MapRun>& runs) {
-  std::vector<uint64_t> live(slots_.size(), 0);
-  for (const MapRun& run : runs) {
-    if (!run.stale) {
-      live[run.device.value()] += run.count;
-      continue;
-    }
-    for (uint64_t i = 0; i < run.count; ++i) {
-      map_->SetStale(geometry().Row(run.column, run.first + i), run.leg, true);
-    }
-  }
+void Volume::CountLive() {
+  const std::vector<uint64_t> live = map_->CountLive(slots_.size());
   for (size_t i = 0; i < slots_.size(); ++i) {
-    slots_[i].live_rows.store(live[i], std::memory_order_release);
+    slots_[i].live_units.store(live[i], std::memory_order_release);
   }
 }
 

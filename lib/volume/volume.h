@@ -55,13 +55,13 @@ class LegAuthority {
  public:
   virtual ~LegAuthority() = default;
 
-  // Device `device` of this volume missed a write. Returns, once it is durable, the runs
-  // of the whole map as they are now (MarkDeviceStale in map_run.h). Waits as long as
-  // the authority cannot be reached: the write that asks is not acknowledged before.
+  // Device `device` of this volume missed a write. Returns once it is durable that the
+  // device's copies are stale by the rule of map_run.h's MarkDeviceStale; the volume does
+  // the same to its page table, so that both say the same. Waits as long as the authority
+  // cannot be reached: the write that asks is not acknowledged before.
   // Any error, such as FailedPrecondition when this holder's epoch is over, stops the
   // volume. Thread-safe.
-  virtual absl::StatusOr<std::vector<MapRun>> MarkStale(DeviceIndex device,
-                                                        absl::string_view reason) = 0;
+  virtual absl::Status MarkStale(DeviceIndex device, absl::string_view reason) = 0;
 
   // The only copy of something was lost, in words. Best effort; does not wait long.
   virtual void ReportFault(absl::string_view what) = 0;
@@ -76,7 +76,7 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
     bool only_fast = false;  // fail rather than be slower than writing
   };
 
-  // `runs` map every row of every leg once; `devices` by DeviceIndex, a missing one
+  // `runs` map every unit of every leg once; `devices` by DeviceIndex, a missing one
   // represented by MakeMissingDevice; `authority` and `journal` outlive the volume. Without
   // a journal (null) nothing is noted, and an unclean end must be settled by others.
   // InvalidArgument when the runs leave a gap, overlap, or reach past a device's end.
@@ -128,8 +128,8 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
     std::unique_ptr<BlockDevice> device;
     // Answered with an error: reads prefer other legs. A hint, never a decision.
     std::atomic<bool> suspect{false};
-    // Extents and legs in sync here; 0 takes the device out of every flush.
-    std::atomic<uint64_t> live_rows{0};
+    // Units of all legs in sync here; 0 takes the device out of every flush.
+    std::atomic<uint64_t> live_units{0};
   };
 
   Volume(std::unique_ptr<PageTable> map, std::vector<std::unique_ptr<BlockDevice>> devices,
@@ -154,7 +154,7 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
   absl::Status ChangeHeld(const DeviceIo& request, uint64_t offset, absl::Span<const char> data);
   // After failures on `devices`: makes them stale where others hold the data.
   absl::Status RetireDevice(DeviceIndex device, int error);
-  void ApplyRuns(const std::vector<MapRun>& runs);
+  void CountLive();
   void LoseData(DeviceIndex device, absl::string_view what, int error);
 
   const std::unique_ptr<PageTable> map_;

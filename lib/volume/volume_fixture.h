@@ -27,14 +27,14 @@ class FakeAuthority final : public LegAuthority {
  public:
   explicit FakeAuthority(std::vector<MapRun> runs) : runs_(std::move(runs)) {}
 
-  absl::StatusOr<std::vector<MapRun>> MarkStale(DeviceIndex device, absl::string_view) override {
+  absl::Status MarkStale(DeviceIndex device, absl::string_view) override {
     MutexLock l(&mu_);
     ++asked_;
     changed_.SignalAll();
     while (held_up_) changed_.Wait(&mu_);
     if (!refusal_.ok()) return refusal_;
     runs_ = MarkDeviceStale(std::move(runs_), device);
-    return runs_;
+    return absl::OkStatus();
   }
   void ReportFault(absl::string_view what) override {
     MutexLock l(&mu_);
@@ -120,8 +120,8 @@ class VolumeFixture {
         for (uint64_t e = 0; e < extents; ++e) {
           runs.push_back({.column = c,
                           .leg = l,
-                          .first = ExtentIndex(e),
-                          .count = 1,
+                          .first = FirstUnit(ExtentIndex(e)),
+                          .count = kSmallPerExtent,
                           .device = DeviceIndex(static_cast<uint16_t>(c * g.legs() + l)),
                           .unit = DeviceUnit((extents - e) * kSmallPerExtent)});
         }

@@ -159,6 +159,51 @@ TEST(Volume, TakesNoChangeWhenReadOnly) {
   EXPECT_EQ(ReadBack(*volume, 0, 512), std::string(512, '\0'));
 }
 
+// The authority and the page table apply one rule to one map, so they agree on units within
+// an extent, too.
+TEST(Volume, TurnsStaleByUnitsAsItsAuthorityDoes) {
+  VolumeFixture f(kMirror, kSize);
+  ASSERT_TRUE(f.volume->Write(0, Pattern(kSize, 1), false).ok());
+  // Of leg 1 units 3 to 9 of the first extent are stale already: their last copy is leg 0's.
+  std::vector<MapRun> runs;
+  for (const MapRun& run : f.authority.runs()) {
+    const uint64_t cuts[] = {0, 3, 10, run.count};
+    for (size_t i = 0; i + 1 < std::size(cuts); ++i) {
+      MapRun part = run;
+      part.first = run.first + cuts[i];
+      part.unit = run.unit + cuts[i];
+      part.count = cuts[i + 1] - cuts[i];
+      part.stale = run.leg == 1 && run.first.value() == 0 && i == 1;
+      runs.push_back(part);
+    }
+  }
+  FakeAuthority authority(Normalize(runs));
+  std::vector<std::unique_ptr<BlockDevice>> borrowed;
+  for (auto& device : f.devices) borrowed.push_back(BorrowDevice(device.get()));
+  auto volume =
+      Volume::Open(f.geometry, authority.runs(), std::move(borrowed), &authority, nullptr, false)
+          .value();
+  f.devices[0]->AddFault({.kinds = {IoKind::kWrite}, .count = 1, .error = EIO});
+  ASSERT_TRUE(volume->Write(kExtentBytes, Pattern(kSmallExtentBytes, 2), false).ok());
+  EXPECT_EQ(authority.asked(), 1);
+  const uint64_t begin = 3 * kSmallExtentBytes;
+  const uint64_t end = 10 * kSmallExtentBytes;
+  for (const MapRun& run : authority.runs()) {
+    const bool sole = run.first.value() == 3 && run.count == 7;
+    EXPECT_EQ(run.stale, (run.leg == 0) != sole) << run.leg << " " << run.first.value();
+  }
+  // New bytes go where the authority says that copies are in sync, and nowhere else.
+  ASSERT_TRUE(volume->Write(0, Pattern(kExtentBytes, 3), false).ok());
+  EXPECT_TRUE(ReadBack(*volume, 0, kExtentBytes) == Pattern(kExtentBytes, 3));
+  for (uint32_t leg : {0, 1}) {
+    std::string expected = Pattern(kExtentBytes, leg == 0 ? 1 : 3);
+    expected.replace(begin, end - begin, Pattern(kExtentBytes, leg == 0 ? 3 : 1), begin,
+                     end - begin);
+    EXPECT_TRUE(f.LegBytes(leg, 0, kExtentBytes) == expected) << leg;
+  }
+  EXPECT_TRUE(volume->Flush().ok());
+}
+
 TEST(Volume, SpreadsReadsOverLegs) {
   VolumeFixture f(kMirror, 64 * kMiB);
   for (uint64_t i = 0; i < 64; ++i) ReadBack(*f.volume, i * kMiB, 4096);
@@ -237,7 +282,7 @@ TEST(Volume, NeverMakesTheLastCopyStale) {
       EXPECT_EQ(run.device, DeviceIndex(1));
     }
   }
-  EXPECT_EQ(in_sync, f.geometry.rows());
+  EXPECT_EQ(in_sync, f.geometry.rows() * kSmallPerExtent);
   // The client knows of the failed write; the rest is there, and writes go on.
   EXPECT_TRUE(ReadBack(*f.volume, 512, kSize - 512) == Pattern(kSize, 1).substr(512));
   EXPECT_TRUE(f.volume->Write(0, Pattern(512, 3), false).ok());

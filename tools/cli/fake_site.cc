@@ -187,8 +187,8 @@ grpc::Status FakeSite::GetVolumeMap(Context*, const v1::GetVolumeMapRequest* req
     v1::GetVolumeMapResponse part;
     v1::MapRow* row = part.add_rows();
     row->set_leg(leg);
-    row->set_first_extent(3);
-    row->set_extent_count(2);
+    row->set_first_unit(192);
+    row->set_unit_count(128);
     row->set_device("d1");
     row->set_length_bytes(8 << 20);
     row->set_stale(leg == 1);

@@ -140,18 +140,18 @@ absl::Status Map(Context& context, const std::string& name) {
   }
   Table table({{"VOLUME OFFSET", Align::kRight},
                {"COLUMN", Align::kRight},
-               {"EXTENTS"},
+               {"UNITS"},
                {"COPY", Align::kRight},
                {"DEVICE"},
                {"DEVICE OFFSET", Align::kRight},
                {"LENGTH", Align::kRight},
                {"STATE"}});
   for (const v1::MapRow& row : *rows) {
-    const std::string extents =
-        row.extent_count() <= 1
-            ? absl::StrCat(row.first_extent())
-            : absl::StrCat(row.first_extent(), "-", row.first_extent() + (row.extent_count() - 1));
-    table.AddRow({ExactSize(row.volume_offset_bytes()), absl::StrCat(row.column()), extents,
+    const std::string units =
+        row.unit_count() <= 1
+            ? absl::StrCat(row.first_unit())
+            : absl::StrCat(row.first_unit(), "-", row.first_unit() + (row.unit_count() - 1));
+    table.AddRow({ExactSize(row.volume_offset_bytes()), absl::StrCat(row.column()), units,
                   absl::StrCat(uint64_t{row.leg()} + 1), Printable(row.device()),
                   ExactSize(row.device_offset_bytes()), ExactSize(row.length_bytes()),
                   row.stale() ? Cell("stale", Tone::kWarning) : Cell("in sync")});

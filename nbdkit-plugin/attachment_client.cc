@@ -250,7 +250,7 @@ absl::Status AttachmentClient::Lock() {
 void AttachmentClient::OpenJournal() {
   const absl::StatusOr<Uuid> boot_id = Uuid::Parse(BootId());
   absl::StatusOr<std::unique_ptr<AttachmentJournal>> journal =
-      boot_id.ok() ? AttachmentJournal::Open(lock_.get(), *boot_id) : boot_id.status();
+      boot_id.ok() ? AttachmentJournal::Open(lock_.get(), *boot_id, false) : boot_id.status();
   if (journal.ok()) {
     journal_ = *std::move(journal);
   } else {
@@ -277,7 +277,10 @@ absl::Status AttachmentClient::Open(absl::Time give_up) {
                                        (void)Close();
                                      return read;
                                    });
-  if (status.ok() && journal_ != nullptr) journal_->Begin(attachment_.epoch);
+  if (status.ok() && journal_ != nullptr) {
+    const std::optional<AttachmentJournal::Past>& past = journal_->past();
+    journal_->Begin(attachment_.epoch, past.has_value() && past->epoch + 1 == attachment_.epoch);
+  }
   if (NoAnswer(status))
     return absl::UnavailableError(absl::StrCat(
         "the control plane at ", options_.control, " stopped answering while it granted ",

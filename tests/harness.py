@@ -109,7 +109,7 @@ def make_sparse(path, size):
     return path
 
 
-_NUMBER_KEY = re.compile(r"(_bytes|_count|_seconds|_pid|_extent|^pid|^epoch|^revision|^restarts)$")
+_NUMBER_KEY = re.compile(r"(_bytes|_count|_seconds|_pid|_unit|^pid|^epoch|^revision|^restarts)$")
 
 
 def plain(value, key=""):

@@ -24,7 +24,7 @@ using Write = AttachmentJournal::Write;
 class AttachmentJournalTest : public testing::Test {
  protected:
   std::unique_ptr<AttachmentJournal> Open() {
-    return AttachmentJournal::Open(file_.get(), boot_).value();
+    return AttachmentJournal::Open(file_.get(), boot_, false).value();
   }
   // What the next holder finds.
   std::optional<AttachmentJournal::Past> Found() { return Open()->past(); }
@@ -37,7 +37,7 @@ TEST_F(AttachmentJournalTest, TellsTheNextHolderWhatWasInFlight) {
   {
     auto journal = Open();
     EXPECT_FALSE(journal->past().has_value());
-    journal->Begin(Epoch(3));
+    journal->Begin(Epoch(3), true);
     { Write done(journal.get(), 0, 512); }
     Write kept(journal.get(), 4096, 8192);
     kept.Keep();
@@ -56,13 +56,13 @@ TEST_F(AttachmentJournalTest, TellsTheNextHolderWhatWasInFlight) {
 TEST_F(AttachmentJournalTest, KeepsThePastUntilItIsForgotten) {
   {
     auto journal = Open();
-    journal->Begin(Epoch(3));
+    journal->Begin(Epoch(3), true);
     Write(journal.get(), 512, 1024).Keep();
     journal->Doubt(DeviceIndex(1));
   }
   {
     auto journal = Open();
-    journal->Begin(Epoch(4));
+    journal->Begin(Epoch(4), true);
     Write more(journal.get(), 0, 512);
     more.Keep();
   }  // died while it settled
@@ -70,7 +70,7 @@ TEST_F(AttachmentJournalTest, KeepsThePastUntilItIsForgotten) {
   ASSERT_TRUE(journal->past().has_value());
   EXPECT_EQ(journal->past()->epoch, Epoch(4));
   EXPECT_EQ(journal->past()->writes.size(), 2u);
-  journal->Begin(Epoch(5));
+  journal->Begin(Epoch(5), true);
   journal->ForgetPast();
   const auto past = Found();
   ASSERT_TRUE(past.has_value());
@@ -81,10 +81,10 @@ TEST_F(AttachmentJournalTest, KeepsThePastUntilItIsForgotten) {
 TEST_F(AttachmentJournalTest, DropsWhatAnotherEpochHasOvertaken) {
   {
     auto journal = Open();
-    journal->Begin(Epoch(3));
+    journal->Begin(Epoch(3), true);
     Write(journal.get(), 512, 1024).Keep();
   }
-  Open()->Begin(Epoch(5));
+  Open()->Begin(Epoch(5), false);
   ASSERT_TRUE(Found().has_value());
   EXPECT_TRUE(Found()->writes.empty());
 }
@@ -92,7 +92,7 @@ TEST_F(AttachmentJournalTest, DropsWhatAnotherEpochHasOvertaken) {
 TEST_F(AttachmentJournalTest, KnowsNothingOfAnotherBootOrAFileThatIsNone) {
   {
     auto journal = Open();
-    journal->Begin(Epoch(3));
+    journal->Begin(Epoch(3), true);
     Write(journal.get(), 512, 1024).Keep();
   }
   boot_ = Uuid::Random();
@@ -100,13 +100,13 @@ TEST_F(AttachmentJournalTest, KnowsNothingOfAnotherBootOrAFileThatIsNone) {
   ASSERT_EQ(ftruncate(file_.get(), 100), 0);
   EXPECT_FALSE(Found().has_value());
   auto journal = Open();
-  journal->Begin(Epoch(1));
+  journal->Begin(Epoch(1), true);
   EXPECT_TRUE(Found().has_value());
 }
 
 TEST_F(AttachmentJournalTest, HoldsAsManyWritesAsItHasSlotsAndThenWaits) {
   auto journal = Open();
-  journal->Begin(Epoch(1));
+  journal->Begin(Epoch(1), true);
   std::vector<std::unique_ptr<Write>> writes;
   for (size_t i = 0; i < AttachmentJournal::kWrites; ++i) {
     writes.push_back(std::make_unique<Write>(journal.get(), i * 512, 512));
@@ -134,7 +134,7 @@ TEST_F(AttachmentJournalTest, SurvivesTheDeathOfItsProcess) {
     ASSERT_GE(child, 0);
     if (child == 0) {
       auto journal = Open();
-      journal->Begin(Epoch(static_cast<uint64_t>(round) * 2 + 1));
+      journal->Begin(Epoch(static_cast<uint64_t>(round) * 2 + 1), false);
       std::vector<std::thread> threads;
       for (uint64_t t = 0; t < 4; ++t) {
         threads.emplace_back([&, t] {

@@ -5,14 +5,22 @@
 // a part while that is being moved or judged (Hold). Requests pay two atomic additions on
 // counters of their own thread's line, and one load.
 //
-// How: a request adds 1 to the counter of the present phase (one of two) before it looks
-// at the map, and takes it away when it has ended. Drain turns the phase over and waits for
-// the old phase's counters to be zero; one Drain at a time (as in sleepable RCU,
-// McKenney, "Sleepable Read-Copy Update", 2006). Holding: the hold is listed, counted,
-// then drained; a request enters first and looks at the count after. Both with sequential
-// consistency, so that either the request sees the hold, leaves and waits, or Drain sees the
-// request. So no request waits for anything while it is inside, but for devices, the
-// range lock (whose holders are inside too, ahead of it), and the authority's MarkStale.
+// Drain. A request adds 1 to one counter before it looks at the map, and takes it away from
+// the same when it has ended. Drain goes over all counters and waits for each to be, at
+// some moment, zero. It begins with an addition of its own (of 0), since additions to one
+// counter have an order: a request whose addition comes later sees all that was done before
+// Drain was called, the changed map with it; one whose addition came earlier keeps the
+// counter above zero until it ends. So Drain is right whichever counters requests take, and
+// it ends because there are two for each thread's line: it waits for those of the phase
+// that is not the present one, which requests leave alone, but for a few that read the
+// phase long ago; then turns the phase over, and waits for the others. One Drain at a time.
+// (Phases as in sleepable RCU: McKenney, "Sleepable Read-Copy Update", 2006.)
+//
+// Hold. It is listed, then it drains; a change adds to its counter first and asks for holds
+// after. By the same order either the change sees the hold, leaves and waits outside, or
+// Drain sees the change. So no request waits for anything while it is inside, but for
+// devices, the range lock (whose holders are inside too, ahead of it), and MarkStale of the
+// authority and of the map log, which wait for no request.
 #ifndef BRAID_LIB_VOLUME_REQUEST_GATE_H_
 #define BRAID_LIB_VOLUME_REQUEST_GATE_H_
 
@@ -26,8 +34,14 @@
 
 namespace braid {
 
-// Thread-safe.
+// Thread-safe. Outlives its passes and holds.
 class RequestGate {
+ private:
+  struct Range {
+    uint64_t begin;
+    uint64_t end;  // not in the range
+  };
+
  public:
   RequestGate() = default;
   RequestGate(const RequestGate&) = delete;
@@ -35,7 +49,7 @@ class RequestGate {
 
   enum class Kind : uint8_t { kRead, kChange };
   // A request under way, of the volume's bytes [offset, offset + length). A change that
-  // overlaps a hold waits before it is under way.
+  // overlaps a hold waits before it is under way. A thread has one pass at a time.
   class Pass {
    public:
     // `gate` may be null: then nothing is counted (thick volumes).
@@ -45,7 +59,7 @@ class RequestGate {
     Pass& operator=(const Pass&) = delete;
 
    private:
-    RequestGate* gate_;
+    RequestGate* const gate_;
     std::atomic<uint64_t>* counter_ = nullptr;
   };
 
@@ -60,27 +74,38 @@ class RequestGate {
 
    private:
     RequestGate& gate_;
-    struct Range { uint64_t begin, end; };
     std::list<Range>::iterator at_;
-    friend class RequestGate;
   };
 
   // Returns when every pass that was under way as it was called has ended. Not inside a pass.
   void Drain();
 
  private:
-  // Each on a line of its own.
+  // As many lines as may be worked on at once without sharing; each on a line of its own.
   static constexpr size_t kShards = 64;
   struct alignas(64) Shard {
     std::array<std::atomic<uint64_t>, 2> in_phase{};
   };
-  std::atomic<uint32_t> phase_{0};
+  // In a counter, beside the requests: Drain waits for it.
+  static constexpr uint64_t kAwaited = uint64_t{1} << 63;
+
+  std::atomic<uint64_t>* Enter();
+  void Leave(std::atomic<uint64_t>* counter);
+  void AwaitPhase(uint32_t phase);
+  // Whether the range meets one that is held; an empty one meets none.
+  bool IsHeld(const Range& range) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   std::array<Shard, kShards> shards_;
-  std::atomic<uint64_t> holds_{0};
-  Mutex drain_mu_;
+  // Read by every request; written by Drain and Hold.
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  std::atomic<uint64_t> holds_{0};  // size of held_
+
+  Mutex drain_mu_;  // before wake_mu_, and so is mu_; those two never together
+  Mutex wake_mu_;
+  CondVar left_;  // an awaited counter has come to zero, if only for a moment
   Mutex mu_;
   CondVar released_;
-  std::list<Hold::Range> held_ ABSL_GUARDED_BY(mu_);
+  std::list<Range> held_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace braid

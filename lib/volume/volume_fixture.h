@@ -134,8 +134,8 @@ class VolumeFixture {
   void Open() {
     volume.reset();
     journal.reset();
-    journal = AttachmentJournal::Open(journal_file.get(), boot).value();
-    journal->Begin(++epoch);
+    journal = AttachmentJournal::Open(journal_file.get(), boot, false).value();
+    journal->Begin(++epoch, true);
     std::vector<std::unique_ptr<BlockDevice>> borrowed;
     for (auto& device : devices) borrowed.push_back(BorrowDevice(device.get()));
     volume = Volume::Open(geometry, authority.runs(), std::move(borrowed), &authority,

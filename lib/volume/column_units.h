@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
+#include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/types/span.h"
 #include "lib/base/checked.h"
 #include "lib/base/units.h"
 #include "lib/mapping/geometry.h"
@@ -26,7 +29,7 @@ struct UnitRange {
   }
   friend bool operator==(const UnitRange&, const UnitRange&) = default;
 };
-using UnitRanges = absl::InlinedVector<UnitRange, 4>;
+using UnitRanges = std::vector<UnitRange>;
 
 inline ColumnUnit UnitOf(ColumnPlace place) { return ColumnUnit(place.offset / kSmallExtentBytes); }
 inline ColumnPlace PlaceOf(uint32_t column, ColumnUnit unit) {
@@ -115,6 +118,11 @@ inline absl::InlinedVector<VolumeRange, 2> EdgeRanges(const Geometry& geometry, 
   if (offset < head_end) edges.push_back({offset, head_end - offset});
   if (tail < end) edges.push_back({tail, end - tail});
   return edges;
+}
+
+inline bool AllZero(absl::Span<const char> data) {
+  return data.empty() ||
+         (data[0] == 0 && memcmp(data.data(), data.data() + 1, data.size() - 1) == 0);
 }
 
 }  // namespace braid

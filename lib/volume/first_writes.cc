@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <iterator>
 #include <utility>
 
@@ -26,11 +25,6 @@ constexpr uint64_t kLeastRows = 8;
 constexpr uint64_t kMostUnits = 4 * kGiB / kSmallExtentBytes;
 // A request that covers three quarters of a row gets it whole.
 constexpr uint64_t kLargeUnits = kSmallPerExtent * 3 / 4;
-
-bool IsZero(absl::Span<const char> data) {
-  return data.empty() ||
-         (data[0] == 0 && memcmp(data.data(), data.data() + 1, data.size() - 1) == 0);
-}
 
 // `timeout` may be infinite.
 std::chrono::steady_clock::time_point After(std::chrono::steady_clock::time_point now,
@@ -122,11 +116,12 @@ absl::Status FirstWrites::EnsureMapped(uint64_t offset, absl::Span<const char> d
 }
 
 std::vector<UnitRange> FirstWrites::Lacking(uint64_t offset, absl::Span<const char> data) const {
+  const RequestGate::Pass pass(&state_.gate, RequestGate::Kind::kRead, offset, data.size());
   std::vector<UnitRange> units;
   ForEachUnitPiece(state_.geometry(), offset, data.size(), [&](const Piece& piece) {
     const ColumnUnit unit = UnitOf(piece.place);
     if (!state_.HasSpace(piece.place.column, unit) &&
-        !IsZero(data.subspan(piece.volume_offset - offset, piece.length))) {
+        !AllZero(data.subspan(piece.volume_offset - offset, piece.length))) {
       units.push_back({piece.place.column, unit, 1});
     }
     return true;
@@ -224,6 +219,7 @@ absl::Status FirstWrites::Bind(const std::vector<Binding>& bindings) {
     const ThinState::Row row{binding.units.column, ExtentOf(binding.units.first)};
     if (binding.units.count < kSmallPerExtent && state_.WhollyMapped(row)) {
       state_.full_rows.push_back(row);
+      state_.row_filled.Signal();
     }
   }
   last_bound_ = Clock::now();

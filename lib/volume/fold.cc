@@ -11,9 +11,10 @@ namespace braid {
 namespace {
 
 using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
 
-// Between two looks at the list of full rows.
-constexpr milliseconds kPeriod{100};
+// Between two looks at an empty list of full rows.
+constexpr milliseconds kPeriod{500};
 // After a row was copied: at most 40 rows, 160 MiB, a second on each leg.
 constexpr milliseconds kAfterCopy{25};
 // When there is no row to copy to, or the log is full.
@@ -30,42 +31,35 @@ Folder::~Folder() { Stop(); }
 
 void Folder::Stop() {
   {
-    MutexLock l(&mu_);
+    MutexLock l(&state_.mu);
     stopping_ = true;
-    stop_.SignalAll();
+    state_.row_filled.SignalAll();
   }
   if (thread_.joinable()) thread_.join();
 }
 
-bool Folder::Pause(milliseconds time) {
-  const auto until = std::chrono::steady_clock::now() + time;
-  MutexLock l(&mu_);
-  while (!stopping_ && std::chrono::steady_clock::now() < until) stop_.WaitUntil(&mu_, until);
-  return !stopping_;
-}
-
 void Folder::Work() {
-  milliseconds pause = kPeriod;
-  while (Pause(pause)) {
-    pause = kPeriod;
-    std::optional<ThinState::Row> row;
-    {
-      MutexLock l(&state_.mu);
-      if (!state_.full_rows.empty()) {
-        row = state_.full_rows.front();
-        state_.full_rows.pop_front();
-      }
+  state_.mu.Lock();
+  while (!stopping_) {
+    if (state_.full_rows.empty()) {
+      state_.row_filled.WaitUntil(&state_.mu, Clock::now() + kPeriod);
+      state_.mu.Unlock();
+      RecycleTables();
+      state_.mu.Lock();
+      continue;
     }
-    if (row.has_value()) {
-      pause = kAfterCopy;
-      if (Fold(*row) == Result::kNotNow) {
-        MutexLock l(&state_.mu);
-        state_.full_rows.push_back(*row);
-        pause = kNotNowPeriod;
-      }
-    }
-    RecycleTables();
+    const ThinState::Row row = state_.full_rows.front();
+    state_.full_rows.pop_front();
+    state_.mu.Unlock();
+    const Result result = Fold(row);
+    state_.mu.Lock();
+    if (result == Result::kNothing) continue;
+    if (result == Result::kNotNow) state_.full_rows.push_back(row);
+    const Clock::time_point until =
+        Clock::now() + (result == Result::kNotNow ? kNotNowPeriod : kAfterCopy);
+    while (!stopping_ && Clock::now() < until) state_.row_filled.WaitUntil(&state_.mu, until);
   }
+  state_.mu.Unlock();
 }
 
 void Folder::RecycleTables() {
@@ -80,33 +74,40 @@ Folder::Result Folder::Fold(ThinState::Row row) {
   {
     MutexLock l(&state_.mu);
     const Places places = Look(row);
-    if (places.empty() || Join(row, places) || disabled_) return Result::kDone;
-    if (state_.reservation.rows() <= kRowsLeft) return Result::kNotNow;
+    if (places.empty() || Join(row, places) || disabled_) return Result::kNothing;
+    if (state_.reservation.rows() <= kRowsLeft || !state_.log->HasRoom(1)) return Result::kNotNow;
     std::optional<Grant> taken = state_.reservation.TakeRow(row.column);
     if (!taken.has_value()) return Result::kNotNow;
     to = *std::move(taken);
   }
   state_.journal.NoteScratch(to);
-  const bool moved = Move(row, to);
-  if (!moved && !state_.Scrub(to)) {
+  if (Move(row, to)) {
+    state_.journal.ClearScratch();
+    return Result::kCopied;
+  }
+  ThinState::FlushFailures failures;
+  const bool clean = state_.Scrub(to, failures);
+  for (const auto& [device, error] : failures) hooks_.flush_failed(device, error);
+  if (!clean) {
     disabled_ = true;
-    return Result::kDone;
+    return Result::kCopied;
   }
   state_.journal.ClearScratch();
-  if (!moved) {
+  {
     MutexLock l(&state_.mu);
     state_.reservation.PutBack(to);
   }
-  if (!moved) hooks_.space_came_back();
-  return Result::kDone;
+  hooks_.space_came_back();
+  return Result::kCopied;
 }
 
 Folder::Places Folder::Look(ThinState::Row row) const {
   const uint64_t at = state_.geometry().Row(row.column, row.extent);
   Places places;
+  bool large = true;
   for (uint32_t leg = 0; leg < state_.geometry().legs(); ++leg) {
-    const MapWord word = state_.map.Word(at, leg);
-    if (!word.is_table() || word.is_stale()) return {};
+    // One leg may lie in one piece where another does not.
+    large = large && state_.map.Word(at, leg).is_extent();
     for (uint32_t small = 0; small < kSmallPerExtent; ++small) {
       const LegPlace place =
           state_.map.Look(PlaceOf(row.column, FirstUnit(row.extent) + small), leg);
@@ -117,6 +118,7 @@ Folder::Places Folder::Look(ThinState::Row row) const {
                                        DeviceUnit(place.device_offset() / kSmallExtentBytes)));
     }
   }
+  if (large) places.clear();
   return places;
 }
 
@@ -134,9 +136,7 @@ bool Folder::Join(ThinState::Row row, const Places& places) {
 }
 
 bool Folder::Move(ThinState::Row row, const Grant& to) {
-  // Nothing is waited for while the row is held but devices.
-  if (!state_.log->AwaitRoom(1).ok()) return false;
-  std::vector<std::pair<DeviceIndex, int>> flushes_failed;
+  ThinState::FlushFailures failures;
   bool moved = false;
   {
     const VolumeRange range =
@@ -147,14 +147,14 @@ bool Folder::Move(ThinState::Row row, const Grant& to) {
       MutexLock l(&state_.mu);
       from = Look(row);
     }
-    moved = !from.empty() && Copy(row, from, to, flushes_failed) && Enter(row, from, to);
+    moved = !from.empty() && Copy(row, from, to, failures) && Enter(row, from, to);
   }
-  for (const auto& [device, error] : flushes_failed) hooks_.flush_failed(device, error);
+  for (const auto& [device, error] : failures) hooks_.flush_failed(device, error);
   return moved;
 }
 
 bool Folder::Copy(ThinState::Row row, const Places& from, const Grant& to,
-                  std::vector<std::pair<DeviceIndex, int>>& flushes_failed) {
+                  ThinState::FlushFailures& failures) {
   const auto device_of = [this](DeviceIndex d) -> BlockDevice& { return state_.slots.device(d); };
   buffer_.resize(kExtentBytes);
   IoPlan read(DeviceIo{.kind = IoKind::kRead});
@@ -168,18 +168,11 @@ bool Folder::Copy(ThinState::Row row, const Places& from, const Grant& to,
   if (!read.Run(device_of)) return false;
 
   IoPlan write(DeviceIo{.kind = IoKind::kWrite});
-  IoPlan flush(DeviceIo{.kind = IoKind::kFlush});
   for (const UnitPlace& place : to.legs) {
     write.Add(Piece{.length = kExtentBytes}, 0, place.device,
               place.unit.value() * kSmallExtentBytes, buffer_.data());
-    flush.Add(Piece{}, 0, place.device, 0, nullptr);
   }
-  if (!write.Run(device_of)) return false;
-  if (flush.Run(device_of)) return true;
-  for (const IoPlan::DeviceRequest& failed : flush.requests()) {
-    if (failed.io.error != 0) flushes_failed.emplace_back(failed.device, failed.io.error);
-  }
-  return false;
+  return write.Run(device_of) && state_.Flush(to, failures);
 }
 
 bool Folder::Enter(ThinState::Row row, const Places& from, const Grant& to) {

@@ -21,6 +21,7 @@
 #ifndef BRAID_LIB_VOLUME_FOLD_H_
 #define BRAID_LIB_VOLUME_FOLD_H_
 
+#include <cstdint>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -52,11 +53,9 @@ class Folder {
  private:
   // Where a row's units lie, by leg and unit.
   using Places = std::vector<MapWord>;
-  enum class Result : uint8_t { kDone, kNotNow };
+  enum class Result : uint8_t { kNothing, kCopied, kNotNow };
 
   void Work();
-  // Sleeps so long, at most; false when the thread shall end.
-  bool Pause(std::chrono::milliseconds time);
   Result Fold(ThinState::Row row);
   // The row's places; empty unless every unit has space in sync on every leg, on devices that
   // are not failing, and the row is not large already.
@@ -65,7 +64,7 @@ class Folder {
   bool Join(ThinState::Row row, const Places& places) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
   bool Move(ThinState::Row row, const Grant& to);
   bool Copy(ThinState::Row row, const Places& from, const Grant& to,
-            std::vector<std::pair<DeviceIndex, int>>& flushes_failed);
+            ThinState::FlushFailures& failures);
   bool Enter(ThinState::Row row, const Places& from, const Grant& to);
   void RecycleTables();
 
@@ -74,9 +73,7 @@ class Folder {
   std::vector<char> buffer_;  // the thread's
   // A copy's row could not be made zero again; the note of it stands, so no other is made.
   bool disabled_ = false;  // the thread's
-  Mutex mu_;
-  CondVar stop_;
-  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  bool stopping_ ABSL_GUARDED_BY(state_.mu) = false;
   std::thread thread_;
 };
 

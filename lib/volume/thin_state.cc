@@ -6,6 +6,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/checked.h"
+#include "lib/volume/io_plan.h"
 
 namespace braid {
 namespace {
@@ -35,8 +36,9 @@ absl::StatusOr<std::unique_ptr<ThinState>> ThinState::Open(
       if (!changes.ok()) return changes.status();
       if (absl::Status s = state->Replay(*changes); !s.ok()) return s;
       // A fold that died may have written here; what it had moved is bound by now.
+      FlushFailures failures;
       if (past->scratch.has_value() && state->reservation.TakeExactly(*past->scratch).ok() &&
-          state->Scrub(*past->scratch)) {
+          state->Scrub(*past->scratch, failures)) {
         state->reservation.PutBack(*past->scratch);
       }
     }
@@ -169,7 +171,7 @@ absl::Status ThinState::BeginRetiring(DeviceIndex device) {
     slots[device].failing.store(true);
     for (Grant& grant : reservation.DropDevice(device)) unwanted.push_back(std::move(grant));
   }
-  return log->MarkStale(device);
+  return log->MarkStale(device, geometry().legs());
 }
 
 absl::Status ThinState::MarkStale(DeviceIndex device) {
@@ -189,16 +191,24 @@ void ThinState::CountLive() {
   }
 }
 
-bool ThinState::Scrub(const Grant& grant) {
+bool ThinState::Scrub(const Grant& grant, FlushFailures& failures) {
   for (const UnitPlace& leg : grant.legs) {
-    BlockDevice& device = slots.device(leg.device);
-    if (!device.Zero(leg.unit.value() * kSmallExtentBytes, grant.count * kSmallExtentBytes, false)
-             .ok() ||
-        !device.Flush().ok()) {
+    const uint64_t offset = leg.unit.value() * kSmallExtentBytes;
+    if (!slots.device(leg.device).Zero(offset, grant.count * kSmallExtentBytes, false).ok()) {
       return false;
     }
   }
-  return true;
+  return Flush(grant, failures);
+}
+
+bool ThinState::Flush(const Grant& grant, FlushFailures& failures) {
+  IoPlan flush(DeviceIo{.kind = IoKind::kFlush});
+  for (const UnitPlace& leg : grant.legs) flush.Add(Piece{}, 0, leg.device, 0, nullptr);
+  if (flush.Run([this](DeviceIndex d) -> BlockDevice& { return slots.device(d); })) return true;
+  for (const IoPlan::DeviceRequest& failed : flush.requests()) {
+    if (failed.io.error != 0) failures.emplace_back(failed.device, failed.io.error);
+  }
+  return false;
 }
 
 }  // namespace braid

@@ -21,6 +21,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -85,8 +86,12 @@ class ThinState {
   absl::Status MarkStale(DeviceIndex device) ABSL_LOCKS_EXCLUDED(mu);
   void CountLive() ABSL_LOCKS_EXCLUDED(mu);
 
+  // Devices that did not take a flush, with the error.
+  using FlushFailures = std::vector<std::pair<DeviceIndex, int>>;
   // Zeroes granted units durably, for use as if new; false when a device would not.
-  bool Scrub(const Grant& grant);
+  bool Scrub(const Grant& grant, FlushFailures& failures);
+  // Flushes the devices of a grant.
+  bool Flush(const Grant& grant, FlushFailures& failures);
 
   PageTable& map;
   DeviceSlots& slots;
@@ -101,6 +106,7 @@ class ThinState {
   std::vector<Grant> unwanted ABSL_GUARDED_BY(mu);
   // Rows that became full of small extents, or may have been when the volume was opened.
   std::deque<Row> full_rows ABSL_GUARDED_BY(mu);
+  CondVar row_filled;  // there is one more
 
   // Constant after Open.
   std::unique_ptr<MapLog> log;

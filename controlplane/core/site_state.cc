@@ -173,9 +173,9 @@ absl::StatusOr<std::vector<GrantRecord>> SiteState::LoadGrants(const VolumeRecor
       DeviceSlot& slot = *devices_.at(record.devices[leg.device.value()]);
       status = slot.space.Take({leg.unit, grant.grant.count});
       if (!status.ok()) {
-        return Contradiction(absl::StrCat(
-            what, " is granted extents on device '", slot.record->name,
-            "' that have another use too, or that do not exist: ", status.message()));
+        return Contradiction(
+            absl::StrCat(what, " is granted extents on device '", slot.record->name,
+                         "' that have another use too, or that do not exist: ", status.message()));
       }
       slot.granted_units += grant.grant.count;
     }
@@ -211,7 +211,8 @@ void SiteState::HideVolume(const Uuid& id) {
   for (const Uuid& device : devices) --devices_.at(device)->volume_count;
   volumes_by_name_.erase(volume->record.name);
   volumes_.erase(found);
-  for (const MapRun& run : *RunsOf(*volume)) Free(devices[run.device.value()], UnitsOf(run));
+  const std::shared_ptr<const std::vector<MapRun>> runs = RunsOf(*volume);
+  for (const MapRun& run : *runs) Free(devices[run.device.value()], UnitsOf(run));
   if (volume->thin == nullptr) return;
   for (const GrantRecord& record : volume->thin->Grants()) {
     for (const UnitPlace& leg : record.grant.legs) {
@@ -326,6 +327,15 @@ std::vector<DeviceUse> SiteState::Devices() const {
   absl::ReaderMutexLock lock(&mu_);
   all.reserve(devices_by_name_.size());
   for (const auto& [name, slot] : devices_by_name_) all.push_back(Use(*slot));
+  return all;
+}
+
+std::vector<SiteState::FreeRuns> SiteState::AllFreeRuns() const {
+  std::vector<FreeRuns> all;
+  absl::ReaderMutexLock lock(&mu_);
+  for (const auto& [name, slot] : devices_by_name_) {
+    all.push_back({Use(*slot), slot->space.FreeRuns()});
+  }
   return all;
 }
 

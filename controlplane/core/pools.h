@@ -94,7 +94,7 @@ class Pools {
 
   SiteState& state_;
   const Thresholds thresholds_;
-  mutable absl::Mutex mu_;  // nothing of the state is taken after it
+  mutable absl::Mutex mu_;                           // nothing of the state is taken after it
   std::deque<Sample> samples_ ABSL_GUARDED_BY(mu_);  // of the last hour, by time
   absl::btree_map<std::string, Watch> watched_ ABSL_GUARDED_BY(mu_);  // by class
   std::deque<PoolEvent> events_ ABSL_GUARDED_BY(mu_);

@@ -173,9 +173,9 @@ absl::StatusOr<std::vector<GrantRecord>> SiteState::LoadGrants(const VolumeRecor
       DeviceSlot& slot = *devices_.at(record.devices[leg.device.value()]);
       status = slot.space.Take({leg.unit, grant.grant.count});
       if (!status.ok()) {
-        return Contradiction(absl::StrCat(
-            what, " is granted extents on device '", slot.record->name,
-            "' that have another use too, or that do not exist: ", status.message()));
+        return Contradiction(
+            absl::StrCat(what, " is granted extents on device '", slot.record->name,
+                         "' that have another use too, or that do not exist: ", status.message()));
       }
       slot.granted_units += grant.grant.count;
     }
@@ -326,6 +326,15 @@ std::vector<DeviceUse> SiteState::Devices() const {
   absl::ReaderMutexLock lock(&mu_);
   all.reserve(devices_by_name_.size());
   for (const auto& [name, slot] : devices_by_name_) all.push_back(Use(*slot));
+  return all;
+}
+
+std::vector<SiteState::FreeRuns> SiteState::AllFreeRuns() const {
+  std::vector<FreeRuns> all;
+  absl::ReaderMutexLock lock(&mu_);
+  for (const auto& [name, slot] : devices_by_name_) {
+    all.push_back({Use(*slot), slot->space.FreeRuns()});
+  }
   return all;
 }
 

@@ -121,6 +121,8 @@ class SiteState {
   const Uuid& id() const { return id_; }
   const Uuid& cluster() const { return cluster_; }
   Host& host() const { return host_; }
+  // To look at. What is written there behind this state's back is seen at the next start.
+  MetadataStore& store() const { return store_; }
 
   // The rest is thread-safe.
   Revision revision() const ABSL_LOCKS_EXCLUDED(mu_);
@@ -141,6 +143,12 @@ class SiteState {
   DevicePtr FindDevice(const Uuid& id) const ABSL_LOCKS_EXCLUDED(mu_);
   // By name.
   std::vector<DeviceUse> Devices() const ABSL_LOCKS_EXCLUDED(mu_);
+  // All free runs of each device, by its name. Takes time and memory for all there are.
+  struct FreeRuns {
+    DeviceUse use;
+    std::vector<UnitRun> runs;
+  };
+  std::vector<FreeRuns> AllFreeRuns() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   friend class Change;
@@ -157,8 +165,8 @@ class SiteState {
   absl::Status ReadOrInitialiseSite(const Options& options);
   absl::Status LoadDevice(const DeviceRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status LoadVolume(const VolumeRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::StatusOr<std::vector<MapRun>> LoadRuns(const VolumeRecord& record,
-                                               const Geometry& geometry, absl::string_view what)
+  absl::StatusOr<std::vector<MapRun>> LoadRuns(const VolumeRecord& record, const Geometry& geometry,
+                                               absl::string_view what)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<std::vector<GrantRecord>> LoadGrants(const VolumeRecord& record,
                                                       const Geometry& geometry,

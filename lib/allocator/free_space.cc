@@ -64,6 +64,13 @@ uint64_t FreeSpace::longest_large_run() const {
   return by_large_.empty() ? 0 : by_large_.rbegin()->first;
 }
 
+std::vector<UnitRun> FreeSpace::FreeRuns() const {
+  std::vector<UnitRun> runs;
+  runs.reserve(free_.size());
+  for (const auto& [first, count] : free_) runs.push_back({DeviceUnit(first), count});
+  return runs;
+}
+
 std::optional<UnitRun> FreeSpace::TakeLarge(uint64_t extents) {
   assert(extents > 0);
   if (by_large_.empty()) return std::nullopt;

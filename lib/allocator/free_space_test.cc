@@ -70,6 +70,14 @@ void ExpectSame(const FreeSpace& space, const Model& model) {
   ASSERT_EQ(space.free_large_extents(), Model::SumOf(runs));
   ASSERT_EQ(space.longest_large_run(),
             runs.empty() ? 0 : *std::max_element(runs.begin(), runs.end()));
+  uint64_t end = 0, sum = 0;
+  for (const UnitRun& run : space.FreeRuns()) {
+    ASSERT_GT(run.first.value(), end);
+    ASSERT_TRUE(model.All(run.first.value(), run.count, true));
+    end = run.first.value() + run.count;
+    sum += run.count;
+  }
+  ASSERT_EQ(sum, model.FreeUnits());
 }
 
 TEST(FreeSpace, AgreesWithABitmapUnderRandomCalls) {

@@ -49,9 +49,14 @@ class ServerTest : public testing::Test {
             .run_dir = dir_ / "run",
             .node = "n1"};
   }
-  void StartDaemon() {
+  // With the thresholds and the delay of `like`.
+  void StartDaemon(const DaemonOptions& like = {}) {
     daemon_.reset();
-    absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(Options(), host_.get());
+    DaemonOptions options = Options();
+    options.pool_low_percent = like.pool_low_percent;
+    options.pool_critical_percent = like.pool_critical_percent;
+    options.test_commit_delay_ms = like.test_commit_delay_ms;
+    absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(options, host_.get());
     ASSERT_TRUE(daemon.ok()) << daemon.status();
     daemon_ = *std::move(daemon);
     channel_ = grpc::CreateChannel(Options().listen[0], grpc::InsecureChannelCredentials());

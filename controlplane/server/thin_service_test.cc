@@ -483,6 +483,38 @@ TEST_F(ThinServiceTest, ResizeGrowsShrinksAndRefusesToCutData) {
   EXPECT_EQ(CheckPools().findings_size(), 0);
 }
 
+TEST_F(ThinServiceTest, ThresholdsAreTheOptions) {
+  StartDaemon({.pool_low_percent = 30, .pool_critical_percent = 60});
+  AddDevices(1, 64 * kMiB);
+  EXPECT_EQ(Pool().low_percent(), 30u);
+  EXPECT_EQ(Pool().critical_percent(), 60u);
+  ASSERT_TRUE(Create("a", 24 * kMiB).ok());
+  EXPECT_EQ(Pool().state(), v1::POOL_STATE_LOW);
+  EXPECT_EQ(Site().health(), v1::SITE_HEALTH_WARNING);
+  ASSERT_TRUE(Create("b", 24 * kMiB).ok());
+  EXPECT_EQ(Pool().state(), v1::POOL_STATE_CRITICAL);
+  EXPECT_EQ(Site().health(), v1::SITE_HEALTH_CRITICAL);
+  // The watch of the pools makes it an event, whoever asks.
+  const absl::Time give_up = absl::Now() + absl::Seconds(10);
+  while (Site().events_size() == 0 && absl::Now() < give_up) absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_GE(Site().events_size(), 1);
+}
+
+TEST_F(ThinServiceTest, DelayedCommitsTakeTheirTimeAndDoNotHoldUpWhatNeedsNone) {
+  StartDaemon({.test_commit_delay_ms = 200});
+  AddDevices(1, 64 * kMiB);
+  CreateThin("v", kGiB);
+  Attach("v");
+  const v1::Grant grant = TakeOne(1);
+  absl::Time start = absl::Now();
+  ASSERT_TRUE(Commit(1, {Bind(0, 1, grant)}).ok());
+  EXPECT_GE(absl::Now() - start, absl::Milliseconds(200));
+  start = absl::Now();
+  EXPECT_TRUE(Commit(1, {Bind(0, 1, grant)}).ok());  // known already: nothing to commit
+  EXPECT_EQ(Get("v").mapped_bytes(), kSmallExtentBytes);
+  EXPECT_LT(absl::Now() - start, absl::Milliseconds(200));
+}
+
 TEST_F(ThinServiceTest, LargeMapComesWhole) {
   AddDevices(1, 256 * kMiB);
   CreateThin("v", kTiB);

@@ -16,6 +16,7 @@ class DelayedStore final : public MetadataStore {
     absl::SleepFor(delay_);
     return store_->Commit(batch);
   }
+  std::unique_ptr<MetadataReader> Snapshot() override { return store_->Snapshot(); }
   absl::StatusOr<SiteRecord> ReadSite() override { return store_->ReadSite(); }
   absl::Status ForEachDevice(absl::FunctionRef<absl::Status(const DeviceRecord&)> fn) override {
     return store_->ForEachDevice(fn);

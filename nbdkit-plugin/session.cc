@@ -109,10 +109,10 @@ absl::Status Session::StartReclaim(const Surroundings& surroundings) {
   reclaimer_ =
       std::make_unique<Reclaimer>(reclaim_volume_.get(), FindExt4, watch_.get(), &clients_);
   const Attachment& attachment = client_->attachment();
-  tasks_ = std::make_unique<Tasks>(&client_->stub(), reclaimer_.get(),
-                                   Tasks::Options{.volume_id = attachment.volume_id,
-                                                  .epoch = attachment.epoch,
-                                                  .log = surroundings.log});
+  tasks_ = std::make_unique<Tasks>(
+      &client_->stub(), reclaimer_.get(),
+      Tasks::Options{
+          .volume_id = attachment.volume_id, .epoch = attachment.epoch, .log = surroundings.log});
   return absl::OkStatus();
 }
 

@@ -14,6 +14,15 @@ absl::Status Damaged(dgrp_t group, absl::string_view what) {
       absl::StrCat("block group ", group, " is damaged: ", what, "; unmount and run e2fsck"));
 }
 
+// libext2fs declares a function for this, and does not export it.
+uint32_t BitmapChecksum(ext2_filsys fs, dgrp_t group) {
+  const auto* const descriptor =
+      reinterpret_cast<const ext4_group_desc*>(ext2fs_group_desc(fs, fs->group_desc, group));
+  const bool wide = EXT2_DESC_SIZE(fs->super) >= sizeof(ext4_group_desc);
+  return descriptor->bg_block_bitmap_csum_lo |
+         (wide ? uint32_t{descriptor->bg_block_bitmap_csum_hi} << 16 : 0);
+}
+
 // Appends `run` without what of it lies in `metadata`, from the group's first block on.
 void AppendOutside(BlockRange run, absl::Span<const BlockRange> metadata, uint64_t group_first,
                    std::vector<GroupRun>* runs) {
@@ -79,7 +88,7 @@ absl::StatusOr<std::vector<BlockRange>> MetadataRanges(ext2_filsys fs,
 GroupDescriptor DescriptorOf(ext2_filsys fs, dgrp_t group) {
   return {.bitmap_block = ext2fs_block_bitmap_loc(fs, group),
           .free_blocks = ext2fs_bg_free_blocks_count(fs, group),
-          .bitmap_checksum = static_cast<uint32_t>(ext2fs_block_bitmap_csum(fs, group)),
+          .bitmap_checksum = BitmapChecksum(fs, group),
           // Without checksums of descriptors the flag has no meaning (the kernel ignores it).
           .uninitialized = ext2fs_has_group_desc_csum(fs) != 0 &&
                            ext2fs_bg_flags_test(fs, group, EXT2_BG_BLOCK_UNINIT) != 0};

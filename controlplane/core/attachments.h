@@ -25,9 +25,10 @@
 // them were written to: in the same commit they cease to be granted, and go back to the free
 // space or to what is set aside for the volume, where nothing counts as zero. After a restart of
 // the machine that is as it should be: what was not flushed is lost, as on any disk. Without
-// one it means that acknowledged writes may be lost, and is a fault. A reader cannot take a
-// journal over, and must not have its volume's past decided for it: on the same boot it is
-// refused until a writer has been there.
+// one, acknowledged writes may be lost, and if anything was granted that is a fault; a holder
+// that took no space has bound none. A reader cannot take a journal over, and must not decide
+// for the next writer that it is lost: on the same boot it is refused until a writer has been
+// there.
 //
 // An answer may be lost: braidd may end between its commit and its answer, or the holder
 // between that and the first mark of its epoch in its journal. So the record keeps which
@@ -38,12 +39,17 @@
 #define BRAID_CONTROLPLANE_CORE_ATTACHMENTS_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
 #include "controlplane/core/site_state.h"
 
 namespace braid {
@@ -97,11 +103,33 @@ class Attachments {
   // Removes what is left of a deleted volume's lock.
   void Forget(const Uuid& volume);
 
+  // While it lives nobody may open, delete or change the volume: something with it takes longer
+  // than a Change. Open and CheckNotHeld are Unavailable.
+  class Detached {
+   public:
+    ~Detached();
+    Detached(const Detached&) = delete;
+    Detached& operator=(const Detached&) = delete;
+
+   private:
+    friend class Attachments;
+    Detached(Attachments* attachments, const Uuid& volume)
+        : attachments_(*attachments), volume_(volume) {}
+    Attachments& attachments_;
+    const Uuid volume_;
+  };
+  // Within a Change. Errors of CheckNotHeld.
+  absl::StatusOr<std::unique_ptr<Detached>> KeepDetached(const VolumeEntry& volume)
+      ABSL_LOCKS_EXCLUDED(mu_);
+
  private:
   std::string PathOf(const Uuid& volume) const;
+  absl::Status CheckNotKept(const VolumeRecord& volume) const ABSL_LOCKS_EXCLUDED(mu_);
 
   SiteState& state_;
   const std::string lock_dir_;
+  mutable absl::Mutex mu_;  // taken after the locks of the state; nothing is taken after it
+  absl::flat_hash_set<Uuid> kept_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace braid

@@ -97,6 +97,7 @@ class TakenSpace {
 
  private:
   friend class Change;
+  explicit TakenSpace(SiteState* state) : state_(state) {}
   void GiveBack();
   SiteState* state_ = nullptr;
   std::vector<std::pair<Uuid, UnitRun>> pieces_;  // by device
@@ -120,6 +121,8 @@ class SiteState {
   const Uuid& id() const { return id_; }
   const Uuid& cluster() const { return cluster_; }
   Host& host() const { return host_; }
+  // To look at. What is written there behind this state's back is seen at the next start.
+  MetadataStore& store() const { return store_; }
 
   // The rest is thread-safe.
   Revision revision() const ABSL_LOCKS_EXCLUDED(mu_);
@@ -140,6 +143,12 @@ class SiteState {
   DevicePtr FindDevice(const Uuid& id) const ABSL_LOCKS_EXCLUDED(mu_);
   // By name.
   std::vector<DeviceUse> Devices() const ABSL_LOCKS_EXCLUDED(mu_);
+  // All free runs of each device, by its name. Takes time and memory for all there are.
+  struct FreeRuns {
+    DeviceUse use;
+    std::vector<UnitRun> runs;
+  };
+  std::vector<FreeRuns> AllFreeRuns() const ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   friend class Change;
@@ -156,11 +165,22 @@ class SiteState {
   absl::Status ReadOrInitialiseSite(const Options& options);
   absl::Status LoadDevice(const DeviceRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status LoadVolume(const VolumeRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<std::vector<MapRun>> LoadRuns(const VolumeRecord& record, const Geometry& geometry,
+                                               absl::string_view what)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<std::vector<GrantRecord>> LoadGrants(const VolumeRecord& record,
+                                                      const Geometry& geometry,
+                                                      absl::string_view what)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The parts of a change, in memory.
   void ShowVolume(VolumePtr volume) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ShowMap(const VolumeEntry& volume, const ThinDelta& delta)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void HideVolume(const Uuid& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // What was a device's own again. A device that is gone has no free space.
   void Free(const Uuid& device, UnitRun units) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Null when it is unknown.
+  DeviceSlot* FindSlot(const Uuid& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static DeviceUse Use(const DeviceSlot& slot);
 
   // Constant after Load.
@@ -188,7 +208,7 @@ class Change {
   // Waits for the change before this one.
   explicit Change(SiteState& state);
   // Without a Commit that succeeded nothing has changed.
-  ~Change();
+  ~Change() = default;
   Change(const Change&) = delete;
   Change& operator=(const Change&) = delete;
 
@@ -198,11 +218,13 @@ class Change {
   // As Place(), on the devices for which `usable` returns true.
   absl::StatusOr<Placement> TakeExtents(const PlacementRequest& request,
                                         absl::FunctionRef<bool(const Uuid&)> usable);
-  // As ChooseGrants(), likewise.
-  absl::StatusOr<std::vector<PlacedGrant>> TakeGrants(const GrantRequest& request,
-                                                      absl::FunctionRef<bool(const Uuid&)> usable);
+  // As ChooseGrants(), likewise. Legs name devices by their place in `devices`, a volume's list,
+  // to which those that are new are added.
+  absl::StatusOr<std::vector<Grant>> TakeGrants(
+      const GrantRequest& request, std::vector<Uuid>& devices,
+      absl::FunctionRef<bool(const DeviceRecord&)> usable);
   // What this change took, to be zeroed without it; it would go back with it.
-  TakenSpace HoldTaken() { return std::move(taken_); }
+  TakenSpace HoldTaken() { return std::exchange(taken_, TakenSpace(&state_)); }
   // As if this change had taken it. Unavailable: one of its devices has left the pool since.
   absl::Status Adopt(TakenSpace taken);
 
@@ -237,6 +259,12 @@ class Change {
   absl::Status Commit();
 
  private:
+  // Devices to choose from, and what was chosen.
+  std::vector<PlacementDevice> Offer(absl::FunctionRef<bool(const DeviceRecord&)> usable) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu_);
+  void NoteTaken(const Uuid& device, UnitRun units) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu_);
+  void Put(VolumeEntry entry);
+
   SiteState& state_;
   absl::MutexLock lock_;
   const Revision revision_;

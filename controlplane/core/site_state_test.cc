@@ -48,8 +48,8 @@ absl::Status Live(SiteForTest& site, FakeHost& host) {
     host.SetLocked(*lock, true);
     auto opened = site.attachments->Open(record.id, {.boot_id = host.BootId()});
     if (opened.ok()) {
-      const Epoch epoch = (*opened)->record.attachment.epoch;
-      absl::Status status = site.attachments->MarkStale(record.id, epoch, DeviceIndex(1)).status();
+      const Epoch epoch = opened->volume->record.attachment.epoch;
+      absl::Status status = site.attachments->MarkStale(record.id, epoch, DeviceIndex(1));
       if (status.ok()) status = site.attachments->Close(record.id, epoch);
       host.SetLocked(*lock, false);
       return status;

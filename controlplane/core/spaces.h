@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -53,6 +54,14 @@ class Spaces {
   absl::Status Return(const Uuid& volume, Epoch epoch, const std::vector<Grant>& grants);
 
  private:
+  struct Taking;
+  // The thin volume that is held for writing under this epoch.
+  absl::StatusOr<VolumePtr> Held(const Uuid& volume, Epoch epoch) const;
+  // The steps of Take before and after the zeroing.
+  absl::StatusOr<Taking> Choose(const Uuid& volume, Epoch epoch, uint64_t units,
+                                const absl::flat_hash_set<Uuid>& failed);
+  absl::Status Keep(const Uuid& volume, Epoch epoch, Taking& taking);
+
   SiteState& state_;
   Attachments& attachments_;
   Pools& pools_;

@@ -193,24 +193,32 @@ class ThinEdit {
   using RunKey = ThinDelta::RunKey;
   using RunValue = ThinDelta::RunValue;
   using GrantKey = ThinDelta::GrantKey;
+  using RunIterator = absl::btree_map<RunKey, RunValue>::const_iterator;
 
+  // As those of the map, noting what stood there.
   void PutRun(const RunKey& key, const std::optional<RunValue>& value);
   void PutGrant(const GrantKey& key, const std::optional<GrantRecord>& value);
-  // Takes [first, first + count) of a leg out of the map; what was there, in order.
-  std::vector<MapRun> CutRuns(uint32_t column, uint32_t leg, ColumnUnit first, uint64_t count);
-  void InsertRun(MapRun run);
-  // Whether all of [first, first + count) has space, or none of it.
+
+  // The first run that ends after `first`, in tree order: of this leg, or of a later one.
+  RunIterator FirstRun(uint32_t column, uint32_t leg, ColumnUnit first) const;
   bool AllMapped(uint32_t column, ColumnUnit first, uint64_t count) const;
   bool NoneMapped(uint32_t column, ColumnUnit first, uint64_t count) const;
+  // Takes [first, first + count) of a leg out of the map; what was there, in order.
+  std::vector<MapRun> CutRuns(uint32_t column, uint32_t leg, ColumnUnit first, uint64_t count);
+  // Of all legs; what was there, in stretches over which no leg changes its run.
+  std::vector<Grant> CutAllLegs(uint32_t column, ColumnUnit first, uint64_t count);
+  // There is nothing there.
+  void InsertRun(MapRun run);
   absl::Status CutGrants(const Grant& grant, bool handed_out);
   void InsertGrant(GrantRecord grant);
-  // Units that are neither in the map nor granted any more.
-  void Release(Grant grant);
+  // Units that are neither in the map nor granted any more: kept for the reserve, or freed.
+  void Release(const Grant& grant);
+  void Free(const Grant& grant);
   void Undo();
 
   ThinMap& map_;
   const uint64_t reserve_units_;
-  absl::ReleasableMutexLock lock_;
+  std::optional<absl::MutexLock> lock_;
   // What stood under each key that was touched.
   absl::btree_map<RunKey, std::optional<RunValue>> runs_before_;
   absl::btree_map<GrantKey, std::optional<GrantRecord>> grants_before_;

@@ -1,6 +1,7 @@
 #include "controlplane/server/convert.h"
 
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -80,13 +81,14 @@ absl::StatusOr<UnitPlace> FromProto(const v1::UnitPlace& place) {
                    .stale = place.stale()};
 }
 
-absl::StatusOr<OnFull> OnFullFromProto(v1::OnFull on_full) {
+absl::StatusOr<std::optional<OnFull>> OnFullFromProto(v1::OnFull on_full) {
   switch (on_full) {
     case v1::ON_FULL_UNSPECIFIED:
+      return std::optional<OnFull>();
     case v1::ON_FULL_FAIL:
-      return OnFull::kFail;
+      return std::make_optional(OnFull::kFail);
     case v1::ON_FULL_WAIT:
-      return OnFull::kWait;
+      return std::make_optional(OnFull::kWait);
     default:
       return absl::InvalidArgumentError(
           absl::StrCat("on_full ", static_cast<int>(on_full), " is not known here"));
@@ -270,13 +272,9 @@ absl::StatusOr<VolumeSpec> FromProto(const v1::CreateVolumeRequest& request) {
                   .thin = request.thin(),
                   .reserve_bytes = request.reserve_bytes(),
                   .full_timeout_seconds = request.full_timeout_seconds()};
-  absl::StatusOr<OnFull> on_full = OnFullFromProto(request.on_full());
+  absl::StatusOr<std::optional<OnFull>> on_full = OnFullFromProto(request.on_full());
   if (!on_full.ok()) return on_full.status();
   spec.on_full = *on_full;
-  if (!request.thin() && request.on_full() != v1::ON_FULL_UNSPECIFIED) {
-    return absl::InvalidArgumentError(
-        "on_full is for thin volumes; a thick volume has all its space from the start");
-  }
   switch (request.layout()) {
     case v1::LAYOUT_UNSPECIFIED:
       return spec;

@@ -30,7 +30,7 @@ namespace braid {
 // A thousand volumes may each have a CommitMap under way, which take their turns at the store;
 // a thread that waits costs its stack's few pages.
 inline constexpr int kMaxThreads = 1280;
-inline constexpr int kMaxWaiters = 64;   // CreateVolume
+inline constexpr int kMaxWaiters = 64;   // CreateVolume, ResizeVolume
 inline constexpr int kMaxReclaims = 64;  // ReclaimVolume
 inline constexpr int kMaxTakers = 64;    // TakeSpace
 // Of 64 bytes and less, so far below the 1 MiB of a request.

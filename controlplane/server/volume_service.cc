@@ -136,6 +136,13 @@ grpc::Status VolumeService::DeleteVolume(grpc::ServerContext* /*context*/,
 grpc::Status VolumeService::ResizeVolume(grpc::ServerContext* /*context*/,
                                          const v1::ResizeVolumeRequest* request,
                                          v1::ResizeVolumeResponse* response) {
+  // What a thick volume grows by is zeroed while the caller waits.
+  const bool may_wait = ++waiters_ <= kMaxWaiters;
+  absl::Cleanup leave = [this] { --waiters_; };
+  if (!may_wait) {
+    return ToGrpc(absl::UnavailableError(
+        absl::StrCat(kMaxWaiters, " callers wait for their volumes already; try again later")));
+  }
   absl::StatusOr<VolumeStatus> resized = volumes_.Resize(
       request->name(), request->size_bytes(), request->allow_data_loss(), request->dry_run());
   if (!resized.ok()) return ToGrpc(resized.status());

@@ -60,6 +60,9 @@ absl::Status CheckAttachment(const AttachmentRecord& a) {
   if (a.held && (a.node.empty() || a.epoch == Epoch(0))) {
     return absl::InvalidArgumentError("attachment is held by no node or in no epoch");
   }
+  if (a.journal != Epoch(0) && a.journal >= a.epoch) {
+    return absl::InvalidArgumentError("attachment took over a journal that is not older");
+  }
   if (a.since_unix_seconds < 0) return absl::InvalidArgumentError("attachment time is negative");
   return absl::OkStatus();
 }
@@ -68,6 +71,7 @@ void WriteAttachment(ByteWriter& writer, const AttachmentRecord& a) {
   writer.U64(a.epoch.value());
   writer.Bool(a.held);
   writer.Bool(a.read_only);
+  writer.U64(a.journal.value());
   writer.Text(a.node);
   writer.Id(a.boot_id);
   writer.U64(a.pid);
@@ -79,6 +83,7 @@ AttachmentRecord ReadAttachment(ByteReader& reader) {
   a.epoch = Epoch(reader.U64());
   a.held = reader.Bool();
   a.read_only = reader.Bool();
+  a.journal = Epoch(reader.U64());
   a.node = reader.Text();
   a.boot_id = reader.Id();
   a.pid = reader.U64();

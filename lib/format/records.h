@@ -68,6 +68,7 @@ struct AttachmentRecord {
   Epoch epoch;
   bool held = false;
   bool read_only = false;
+  Epoch journal;  // whose notes of writes and map changes the holder took over; 0 nobody's
   std::string node;
   Uuid boot_id;  // of the holder's machine
   uint64_t pid = 0;

@@ -51,8 +51,13 @@ VolumeRecord ExampleVolume() {
   r.device_class = "ssd";
   r.devices = {kDevice, kDevice2};
   r.state = VolumeState::kReady;
-  r.attachment = {Epoch(3), true,      false, "server1", Id("fedcba98-7654-4210-8fed-cba987654321"),
-                  4711,     1767225660};
+  r.attachment = {.epoch = Epoch(3),
+                  .held = true,
+                  .journal = Epoch(2),
+                  .node = "server1",
+                  .boot_id = Id("fedcba98-7654-4210-8fed-cba987654321"),
+                  .pid = 4711,
+                  .since_unix_seconds = 1767225660};
   r.created_unix_seconds = 1767225600;
   r.revision = Revision(42);
   return r;
@@ -247,6 +252,7 @@ TEST(CheckVolume, RefusesEveryFieldOutOfItsRange) {
       {"device twice", [](VolumeRecord& r) { r.devices[1] = r.devices[0]; }},
       {"held by none", [](VolumeRecord& r) { r.attachment.node = ""; }},
       {"held in epoch 0", [](VolumeRecord& r) { r.attachment.epoch = Epoch(0); }},
+      {"journal of now", [](VolumeRecord& r) { r.attachment.journal = Epoch(3); }},
       {"since", [](VolumeRecord& r) { r.attachment.since_unix_seconds = -1; }},
       {"created", [](VolumeRecord& r) { r.created_unix_seconds = -1; }},
       {"stripe",

@@ -224,6 +224,19 @@ TEST_P(MetadataStoreTest, AWalkEndsWithItsCallersError) {
   EXPECT_EQ(calls, 1);
 }
 
+TEST_P(MetadataStoreTest, ASnapshotStaysAsItWas) {
+  Commit(SampleBatch(30));
+  {
+    const std::unique_ptr<MetadataReader> snapshot = store_->Snapshot();
+    Commit(SampleBatch(31));
+    MetadataBatch change;
+    change.DeleteVolume(SampleId('v', 1));
+    Commit(change);
+    EXPECT_EQ(ReadContents(*snapshot).value(), SampleContents(30));
+  }
+  EXPECT_TRUE(Contents().volumes.empty());
+}
+
 TEST_P(MetadataStoreTest, KeepsBatchesWholeWhenManyThreadsCommit) {
   std::vector<std::thread> threads;
   for (uint64_t t = 0; t < 4; ++t) {

@@ -99,7 +99,7 @@ struct StoreContents {
   friend bool operator==(const StoreContents&, const StoreContents&) = default;
 };
 
-inline absl::StatusOr<StoreContents> ReadContents(MetadataStore& store) {
+inline absl::StatusOr<StoreContents> ReadContents(MetadataReader& store) {
   StoreContents all;
   if (auto site = store.ReadSite(); site.ok()) {
     all.site = *site;

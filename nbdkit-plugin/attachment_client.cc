@@ -300,11 +300,11 @@ absl::Status AttachmentClient::CommitMap(uint64_t first_sequence,
     for (const MapChange& change : group)
       EncodeMapChange(change, attachment_.geometry.legs(), request.add_changes());
     v1::CommitMapResponse response;
-    absl::Status status = KeepAsking(
-        absl::InfiniteFuture(), kAttempt, again, "what flushes wait for waits for it",
-        [&](grpc::ClientContext& context) {
-          return FromGrpc(stub_->CommitMap(&context, request, &response));
-        });
+    absl::Status status =
+        KeepAsking(absl::InfiniteFuture(), kAttempt, again, "what flushes wait for waits for it",
+                   [&](grpc::ClientContext& context) {
+                     return FromGrpc(stub_->CommitMap(&context, request, &response));
+                   });
     const uint64_t last = first_sequence + group.size() - 1;
     if (status.ok() && response.applied_sequence() < last)
       status = Impossible(absl::StrCat("map changes up to ", response.applied_sequence(),
@@ -319,8 +319,8 @@ absl::Status AttachmentClient::CommitMap(uint64_t first_sequence,
   return absl::OkStatus();
 }
 
-absl::Status AttachmentClient::AskOnce(
-    absl::Duration attempt, absl::FunctionRef<absl::Status(grpc::ClientContext&)> call) {
+absl::Status AttachmentClient::AskOnce(absl::Duration attempt,
+                                       absl::FunctionRef<absl::Status(grpc::ClientContext&)> call) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + attempt));
   {
@@ -363,8 +363,7 @@ absl::StatusOr<MapAuthority::Space> AttachmentClient::OpenSpace(
     return Impossible(absl::StrCat("devices from number ", response.first_device_index(),
                                    " on where ", devices_.size(), " are known"));
   std::vector<DeviceIdentity> devices = devices_;
-  if (absl::Status status = DecodeDevices(response.devices(), devices); !status.ok())
-    return status;
+  if (absl::Status status = DecodeDevices(response.devices(), devices); !status.ok()) return status;
   absl::StatusOr<std::vector<Grant>> grants =
       DecodeGrants(attachment_.geometry, devices, response.grants());
   if (!grants.ok()) return grants.status();

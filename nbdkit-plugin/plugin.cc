@@ -223,10 +223,8 @@ void BraidDumpPlugin() {
 
 int BraidAfterFork() {
   return Edge(-1, [] {
-    absl::StatusOr<std::shared_ptr<Session>> session =
-        Session::Start(Config(), {.log = Log,
-                                  .sleep = SleepUnlessShutDown,
-                                  .request_is_wanted = RequestIsWanted});
+    absl::StatusOr<std::shared_ptr<Session>> session = Session::Start(
+        Config(), {.log = Log, .sleep = SleepUnlessShutDown, .request_is_wanted = RequestIsWanted});
     if (!session.ok()) {
       Log(session.status().message());
       return -1;

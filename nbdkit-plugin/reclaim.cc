@@ -144,9 +144,9 @@ absl::Status Reclaimer::RunOne(Known& known, Pass& pass) {
       view = absl::AbortedError("a client came");
   }
   if (absl::IsAborted(view.status()))
-    return absl::AbortedError(absl::StrCat(
-        known.file_system->description(),
-        " overwrote its log whenever it was read; try again when it has less to do"));
+    return absl::AbortedError(
+        absl::StrCat(known.file_system->description(),
+                     " overwrote its log whenever it was read; try again when it has less to do"));
   if (!view.ok()) return view.status();
   pass.counts.groups_unchanged += view->groups_unchanged;
 

@@ -31,8 +31,7 @@ class Ext4 final : public ReclaimFileSystem {
 }  // namespace
 
 absl::StatusOr<FoundFileSystems> FindExt4(const ext4::ReadVolume& read, uint64_t volume_bytes) {
-  const absl::StatusOr<std::vector<ext4::Place>> places =
-      ext4::FindFileSystems(read, volume_bytes);
+  const absl::StatusOr<std::vector<ext4::Place>> places = ext4::FindFileSystems(read, volume_bytes);
   if (!places.ok()) return places.status();
   FoundFileSystems found;
   for (const ext4::Place& place : *places) {

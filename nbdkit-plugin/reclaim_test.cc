@@ -323,7 +323,9 @@ TEST_F(ReclaimTest, FileSystemMadeAnewCountsAsAllWrittenNow) {
   disk_.view.free = {{0, 4 * kMiB}};
   const std::vector<std::function<void()>> changes = {
       [&] { disk_.description = "ext4 (2)"; },
-      [&] { disk_.journal = {{kJournal + 2 * kMiB, kMiB}}; }};
+      [&] {
+        disk_.journal = {{kJournal + 2 * kMiB, kMiB}};
+      }};
   for (const auto& make : changes) {
     make();
     ASSERT_TRUE(Run().ok());

@@ -1,6 +1,7 @@
 #include "nbdkit-plugin/session.h"
 
 #include <utility>
+#include <vector>
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
@@ -80,6 +81,9 @@ absl::Status Session::OpenVolume(const Surroundings& surroundings) {
         "none of the devices of volume ", attachment.name, " can be used; bring back at least ",
         "one, the lines above say what is wrong with each"));
   client_->NoteMissing(opened.is_missing);
+  std::vector<DeviceIndex> missing;
+  for (size_t i = 0; i < opened.is_missing.size(); ++i)
+    if (opened.is_missing[i]) missing.emplace_back(static_cast<DeviceIndex::rep>(i));
   AttachmentJournal::Past past;
   if (attachment.takes_over) past = client_->journal()->past().value_or(past);
   absl::StatusOr<std::unique_ptr<Volume>> volume =
@@ -89,6 +93,7 @@ absl::Status Session::OpenVolume(const Surroundings& surroundings) {
                     .thin = attachment.thin,
                     .applied_sequence = attachment.applied_sequence,
                     .grants = attachment.grants,
+                    .missing = missing,
                     .on_full = attachment.waits_when_full ? OnFull::kWait : OnFull::kFail,
                     .full_timeout = attachment.full_timeout,
                     .wanted = surroundings.request_is_wanted});
@@ -109,10 +114,10 @@ absl::Status Session::StartReclaim(const Surroundings& surroundings) {
   reclaimer_ =
       std::make_unique<Reclaimer>(reclaim_volume_.get(), FindExt4, watch_.get(), &clients_);
   const Attachment& attachment = client_->attachment();
-  tasks_ = std::make_unique<Tasks>(&client_->stub(), reclaimer_.get(),
-                                   Tasks::Options{.volume_id = attachment.volume_id,
-                                                  .epoch = attachment.epoch,
-                                                  .log = surroundings.log});
+  tasks_ = std::make_unique<Tasks>(
+      &client_->stub(), reclaimer_.get(),
+      Tasks::Options{
+          .volume_id = attachment.volume_id, .epoch = attachment.epoch, .log = surroundings.log});
   return absl::OkStatus();
 }
 

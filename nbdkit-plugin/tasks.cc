@@ -45,7 +45,7 @@ Tasks::~Tasks() {
 
 absl::Status Tasks::Call(grpc::ClientContext& context,
                          absl::FunctionRef<absl::Status(grpc::ClientContext&)> call,
-                         grpc::ClientContext* Tasks::* under_way) {
+                         grpc::ClientContext* Tasks::*under_way) {
   {
     const MutexLock lock(&mu_);
     if (ending_) return absl::CancelledError("shut down");
@@ -99,8 +99,7 @@ void Tasks::ReadStream() {
       if (ending_) return;
     }
     if (IsFinal(status)) {
-      options_.log(absl::StrCat("no tasks are taken for this volume any more: ",
-                                status.message()));
+      options_.log(absl::StrCat("no tasks are taken for this volume any more: ", status.message()));
       return;
     }
     if (heard || absl::Now() - begun > kLongestPause) pause = kFirstPause;

@@ -57,7 +57,7 @@ class Tasks {
   // A call that the destructor ends. Cancelled when it has begun.
   absl::Status Call(grpc::ClientContext& context,
                     absl::FunctionRef<absl::Status(grpc::ClientContext&)> call,
-                    grpc::ClientContext* Tasks::* under_way) ABSL_LOCKS_EXCLUDED(mu_);
+                    grpc::ClientContext* Tasks::*under_way) ABSL_LOCKS_EXCLUDED(mu_);
   // Waits; false when the destructor has begun.
   bool Pause(absl::Duration duration) ABSL_LOCKS_EXCLUDED(mu_);
 

@@ -40,8 +40,8 @@ class FakeFileSystem final : public ReclaimFileSystem {
   const std::vector<ext4::FileSystem::Extent>& journal() const override { return journal_; }
   uint32_t block_bytes() const override { return 4096; }
   uint32_t group_count() const override { return 8; }
-  absl::StatusOr<ext4::FileSystem::View> Look(
-      bool, absl::FunctionRef<void(uint32_t)> progress) override {
+  absl::StatusOr<ext4::FileSystem::View> Look(bool,
+                                              absl::FunctionRef<void(uint32_t)> progress) override {
     char byte = 0;
     do {
       progress(3);
@@ -205,7 +205,8 @@ TEST_F(TasksTest, ProgressIsReportedAndTaskThatNobodyWaitsForIsStopped) {
   slow_ = true;
   Start();
   Send(1);
-  EXPECT_TRUE(Eventually([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return site_.reports.size() > 1; }));
+  EXPECT_TRUE(
+      Eventually([&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return site_.reports.size() > 1; }));
   {
     const absl::MutexLock lock(&site_.mu);
     EXPECT_FALSE(site_.reports[0].done());

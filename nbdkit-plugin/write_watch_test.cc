@@ -139,8 +139,7 @@ TEST_F(WriteWatchTest, WhatIsNotUnderstoodCountsAsAllWrittenNow) {
       {"a sequence from before", [&] { WriteCommit(5); }},
       {"part of a block", [&] { Write(kJournal + 512, std::string(512, 'x')); }},
       {"a block and a part", [&] { Write(kJournal + kBlock, std::string(kBlock + 512, 'x')); }},
-      {"zeroes",
-       [&] { const Change c(watch_.get(), kJournal, kBlock, Change::Kind::kZero); }},
+      {"zeroes", [&] { const Change c(watch_.get(), kJournal, kBlock, Change::Kind::kZero); }},
       {"a trim over it", [&] { const Change c(watch_.get(), 0, kVolume, Change::Kind::kTrim); }},
       {"a commit that failed",
        [&] {

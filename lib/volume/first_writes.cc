@@ -19,6 +19,8 @@ constexpr milliseconds kAskAgain{200};
 constexpr seconds kAskAgainIdle{2};
 // Nothing bound for so long: what was kept for a writer is better with others.
 constexpr seconds kIdle{5};
+// Whoever waits for space looks so often whether he is still wanted.
+constexpr seconds kLookAgain{1};
 // In reserve: at least some rows, so that a burst finds something; at most what two seconds
 // of a fast device take, so that the pool is not hoarded.
 constexpr uint64_t kLeastRows = 8;
@@ -91,24 +93,26 @@ absl::Status FirstWrites::EnsureMapped(uint64_t offset, absl::Span<const char> d
   const std::vector<UnitRange> lacking = Lacking(offset, data);
   if (lacking.empty()) return absl::OkStatus();
   std::optional<Clock::time_point> give_up;
-  while (true) {
+  for (bool waited = false;; waited = true) {
+    // After a wait whoever asked may be gone, and have sent the same again elsewhere.
+    if (waited && options_.wanted && !options_.wanted()) {
+      return ErrnoStatus(ESHUTDOWN, "the client of this write is gone");
+    }
     uint64_t room = 0;
     {
       MutexLock l(&state_.mu);
-      while (room == 0) {
-        if (!ended_.ok()) return ended_;
-        const Needs needs = NeedsOf(lacking);
-        if (needs.rows.empty()) return absl::OkStatus();
-        const std::vector<Binding> bindings = Take(needs);
-        // Twice, so that there is room to take each back.
-        if (!bindings.empty() && state_.log->HasRoom(2 * bindings.size())) return Bind(bindings);
+      if (!ended_.ok()) return ended_;
+      const Needs needs = NeedsOf(lacking);
+      if (needs.rows.empty()) return absl::OkStatus();
+      const std::vector<Binding> bindings = Take(needs);
+      // Twice, so that there is room to take each back.
+      if (!bindings.empty() && state_.log->HasRoom(2 * bindings.size())) return Bind(bindings);
+      if (bindings.empty()) {
+        if (absl::Status s = AwaitSpace(needs, give_up); !s.ok()) return s;
+      } else {
+        room = 2 * bindings.size();
         for (const Binding& binding : bindings) state_.reservation.PutBack(binding.grant);
-        if (!bindings.empty()) {
-          room = 2 * bindings.size();
-          space_changed_.SignalAll();  // who looked meanwhile found it gone
-        } else if (absl::Status s = AwaitSpace(needs, give_up); !s.ok()) {
-          return s;
-        }
+        space_changed_.SignalAll();  // who looked meanwhile found it gone
       }
     }
     if (absl::Status s = state_.log->AwaitRoom(room); !s.ok()) return s;
@@ -244,11 +248,8 @@ absl::Status FirstWrites::AwaitSpace(const Needs& needs,
   ++waiting_;
   waiting_units_ += needs.wanted_units;
   refill_.Signal();
-  if (full_ && options_.on_full == OnFull::kWait) {
-    space_changed_.WaitUntil(&state_.mu, *give_up);
-  } else {
-    space_changed_.Wait(&state_.mu);
-  }
+  const Clock::time_point look = now + kLookAgain;
+  space_changed_.WaitUntil(&state_.mu, full_ ? std::min(look, *give_up) : look);
   --waiting_;
   waiting_units_ -= needs.wanted_units;
   return absl::OkStatus();

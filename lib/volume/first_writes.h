@@ -57,6 +57,9 @@ class FirstWrites {
     OnFull on_full = OnFull::kWait;
     // Of kWait: how long a write is held by a full pool before it fails all the same.
     absl::Duration full_timeout = absl::InfiniteDuration();
+    // May be empty. Asked about once a second on the thread of a request that waits, and once
+    // more before it binds what it waited for: false makes it fail with ESHUTDOWN.
+    std::function<bool()> wanted;
   };
   // `state` outlives it. `stopped` is called, from a thread, when the authority refuses for
   // good.

@@ -165,12 +165,27 @@ absl::StatusOr<std::optional<uint64_t>> ThinState::Unbind(absl::Span<const UnitR
   return freed;
 }
 
-absl::Status ThinState::BeginRetiring(DeviceIndex device) {
-  {
-    MutexLock l(&mu);
-    slots[device].failing.store(true);
+void ThinState::Avoid(DeviceIndex device) {
+  MutexLock l(&mu);
+  slots[device].failing.store(true);
+  if (geometry().legs() == 1) {
     for (Grant& grant : reservation.DropDevice(device)) unwanted.push_back(std::move(grant));
+    return;
   }
+  for (Grant& grant : reservation.TakeAll()) {
+    const bool meets =
+        std::any_of(grant.legs.begin(), grant.legs.end(),
+                    [device](const UnitPlace& leg) { return leg.device == device; });
+    if (meets) {
+      unwanted.push_back(std::move(grant));
+    } else {
+      reservation.Add(std::move(grant));
+    }
+  }
+}
+
+absl::Status ThinState::BeginRetiring(DeviceIndex device) {
+  Avoid(device);
   return log->MarkStale(device, geometry().legs());
 }
 

@@ -78,9 +78,12 @@ class ThinState {
   absl::StatusOr<std::optional<uint64_t>> Unbind(absl::Span<const UnitRange> ranges)
       ABSL_LOCKS_EXCLUDED(mu);
 
-  // From now on nothing is bound in sync on this device where another leg is good; what is
-  // noted and not committed becomes stale there by the same rule, before the authority
-  // is told (MapLog::MarkStale).
+  // The device is failing, or not there. Grants with a leg there are unwanted; of those that
+  // come later, because there are no others, that leg is bound as stale. Without mirrors
+  // they are not used at all.
+  void Avoid(DeviceIndex device) ABSL_LOCKS_EXCLUDED(mu);
+  // Avoids the device, and makes what is noted and not committed stale there, before the
+  // authority is told (MapLog::MarkStale).
   absl::Status BeginRetiring(DeviceIndex device) ABSL_LOCKS_EXCLUDED(mu);
   // After the authority knows: the page table, and what every device has in sync.
   absl::Status MarkStale(DeviceIndex device) ABSL_LOCKS_EXCLUDED(mu);

@@ -67,18 +67,16 @@ absl::Status Volume::OpenThin(const std::vector<MapRun>& runs, AttachmentJournal
                       options.applied_sequence, options.grants, stopped);
   if (!state.ok()) return state.status();
   state_ = *std::move(state);
+  for (DeviceIndex device : options.missing) state_->Avoid(device);
   {
     MutexLock l(&state_->mu);
     state_->full_rows = std::move(partial);
-    for (DeviceIndex device : options.missing) {
-      for (Grant& grant : state_->reservation.DropDevice(device)) {
-        state_->unwanted.push_back(std::move(grant));
-      }
-    }
   }
   first_writes_ = std::make_unique<FirstWrites>(
       state_.get(),
-      FirstWrites::Options{.on_full = options.on_full, .full_timeout = options.full_timeout},
+      FirstWrites::Options{.on_full = options.on_full,
+                           .full_timeout = options.full_timeout,
+                           .wanted = options.wanted},
       stopped);
   {
     MutexLock l(&end_mu_);

@@ -40,6 +40,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -87,8 +88,10 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
     std::vector<Grant> grants;
     // Devices that are not there: nothing is bound on them.
     std::vector<DeviceIndex> missing;
+    // What a first write does without space: FirstWrites::Options.
     OnFull on_full = OnFull::kWait;
     absl::Duration full_timeout = absl::InfiniteDuration();
+    std::function<bool()> wanted;
   };
 
   // `runs` map every unit of every leg once, or, of a thin volume, all legs of a unit or none;

@@ -163,9 +163,8 @@ TEST_F(SpacesTest, ChangeThatDoesNotFitChangesNothing) {
   outside.first = ColumnUnit(kGiB / kSmallExtentBytes);
   empty.count = 0;
   for (const MapChange& bad : {bound, elsewhere, one_device, outside, empty}) {
-    EXPECT_EQ(
-        site_->spaces->CommitMap(holder.id(), holder.epoch(), 2, {good, bad}).status().code(),
-        absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(site_->spaces->CommitMap(holder.id(), holder.epoch(), 2, {good, bad}).status().code(),
+              absl::StatusCode::kInvalidArgument);
   }
   EXPECT_EQ(volume->thin->Runs(), runs);
   EXPECT_EQ(volume->thin->Grants(), grants);

@@ -312,7 +312,7 @@ TEST_F(ResizeOneTest, AMissingDeviceThatKeepsATailStopsIt) {
 }
 
 TEST_F(ResizeOneTest, NobodyOpensOrDeletesAVolumeWhileItsTailIsZeroed) {
-  FaultyDevice& slow = host_.MakeDevice("/dev/slow", kDeviceBytes, /*threads=*/1);
+  FaultyDevice& slow = host_.MakeDevice("/dev/slow", kDeviceBytes, /*threads=*/4);
   ASSERT_TRUE(site_->inventory->AddDevice({.path = "/dev/slow", .device_class = "tape"}).ok());
   ASSERT_TRUE(site_->Create({.name = "v", .size_bytes = 12 * kMiB, .device_class = "tape"}).ok());
   slow.AddFault({.kinds = {IoKind::kZero}, .error = 0, .delay = absl::Milliseconds(300)});

@@ -219,6 +219,10 @@ absl::StatusOr<DeviceStatus> Inventory::RemoveDevice(absl::string_view name, boo
           absl::StrCat("device '", use->record->name, "' has extents of ",
                        VolumesOn(state_, use->record->id), "; delete these volumes first"));
     }
+    if (use->taken_bytes > 0) {
+      return absl::UnavailableError(absl::StrCat("space on device '", use->record->name,
+                                                 "' is being zeroed for a volume; try again"));
+    }
     removed.use = *std::move(use);
     if (!dry_run) {
       change.DeleteDevice(removed.use.record->id);

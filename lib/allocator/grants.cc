@@ -241,7 +241,8 @@ absl::Status NoSpace(const GrantRequest& request, std::vector<PlacementDevice> d
       request.legs == 1 ? "" : absl::StrCat(" on each of ", request.legs, " different devices"),
       request.device_class.empty() ? "" : absl::StrCat(" of class ", request.device_class),
       "; free: ", free.empty() ? "nothing" : absl::StrJoin(free, ", "),
-      "; add devices or delete volumes"));
+      request.all ? "; add devices, delete volumes or reserve less"
+                  : "; add devices or delete volumes"));
 }
 
 }  // namespace

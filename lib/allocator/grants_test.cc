@@ -308,9 +308,11 @@ TEST(ChooseGrants, RefusalsSayWhatThereIs) {
   EXPECT_EQ(ChooseGrants({1, 1, 64, "tape"}, pool.devices()).status(),
             absl::ResourceExhaustedError(
                 "no space of class tape; free: nothing; add devices or delete volumes"));
-  EXPECT_EQ(ChooseGrants({1, 1, 11 * kSmallPerExtent, "", true}, pool.devices()).status(),
-            absl::ResourceExhaustedError(
-                "no space for 44M; free: d0 40M on node alpha; add devices or delete volumes"));
+  EXPECT_EQ(
+      ChooseGrants({1, 1, 11 * kSmallPerExtent, "", true}, pool.devices()).status(),
+      absl::ResourceExhaustedError(
+          "no space for 44M; free: d0 40M on node alpha; add devices, delete volumes or reserve "
+          "less"));
 }
 
 TEST(ChooseGrants, UnitsGivenBackOneByOneAreWholeExtentsAgain) {

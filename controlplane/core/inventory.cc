@@ -1,7 +1,6 @@
 #include "controlplane/core/inventory.h"
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <utility>
 

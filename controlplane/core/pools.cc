@@ -149,17 +149,15 @@ void Pools::NoteFull(absl::string_view device_class) {
 }
 
 void Pools::AddRate(int64_t now, PoolUsage& usage) const {
-  // The oldest sample that knows the class.
-  for (const Sample& sample : samples_) {
-    const auto found = sample.allocated.find(usage.device_class);
-    if (found == sample.allocated.end()) continue;
-    const int64_t seconds = now - sample.unix_seconds;
-    if (seconds <= 0) return;
-    usage.allocation_per_second =
-        (static_cast<double>(usage.allocated) - static_cast<double>(found->second)) /
-        static_cast<double>(seconds);
-    break;
-  }
+  const Sample& oldest = samples_.front();
+  const int64_t seconds = now - oldest.unix_seconds;
+  if (seconds <= 0) return;
+  // A class that came later had nothing allocated then.
+  const auto found = oldest.allocated.find(usage.device_class);
+  const uint64_t before = found == oldest.allocated.end() ? 0 : found->second;
+  usage.allocation_per_second =
+      (static_cast<double>(usage.allocated) - static_cast<double>(before)) /
+      static_cast<double>(seconds);
   if (usage.allocation_per_second <= 0) return;
   const double to_full = static_cast<double>(usage.free) / usage.allocation_per_second;
   usage.seconds_to_full =

@@ -211,7 +211,8 @@ void SiteState::HideVolume(const Uuid& id) {
   for (const Uuid& device : devices) --devices_.at(device)->volume_count;
   volumes_by_name_.erase(volume->record.name);
   volumes_.erase(found);
-  for (const MapRun& run : *RunsOf(*volume)) Free(devices[run.device.value()], UnitsOf(run));
+  const std::shared_ptr<const std::vector<MapRun>> runs = RunsOf(*volume);
+  for (const MapRun& run : *runs) Free(devices[run.device.value()], UnitsOf(run));
   if (volume->thin == nullptr) return;
   for (const GrantRecord& record : volume->thin->Grants()) {
     for (const UnitPlace& leg : record.grant.legs) {

@@ -64,7 +64,8 @@ struct VolumeEntry {
 };
 using VolumePtr = std::shared_ptr<const VolumeEntry>;
 
-// The runs of either kind of volume, as they are now. Those of a thin one are copied.
+// The runs of either kind of volume, as they are now. Those of a thin one are copied, and the
+// result is all that keeps the copy: name it before a loop over what it points to.
 std::shared_ptr<const std::vector<MapRun>> RunsOf(const VolumeEntry& volume);
 // Of a thin volume, the units that `reserve_bytes` of the record stands for.
 uint64_t ReserveUnits(const VolumeRecord& record);

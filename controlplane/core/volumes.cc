@@ -58,7 +58,8 @@ VolumeStatus Volumes::Describe(const VolumePtr& volume) const {
 std::vector<DeviceShare> Volumes::SharesOf(const VolumeEntry& volume) const {
   std::vector<DeviceShare> shares;
   for (const Uuid& id : volume.record.devices) shares.push_back({state_.FindDevice(id), 0});
-  for (const MapRun& run : *RunsOf(volume)) {
+  const std::shared_ptr<const std::vector<MapRun>> runs = RunsOf(volume);
+  for (const MapRun& run : *runs) {
     shares[run.device.value()].bytes += run.count * kSmallExtentBytes;
   }
   if (volume.thin == nullptr) return shares;

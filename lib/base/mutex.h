@@ -4,6 +4,7 @@
 #ifndef BRAID_LIB_BASE_MUTEX_H_
 #define BRAID_LIB_BASE_MUTEX_H_
 
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 
@@ -41,6 +42,13 @@ class CondVar {
     std::unique_lock<std::mutex> held(mu->mu_, std::adopt_lock);
     cv_.wait(held);
     held.release();  // the caller goes on holding it
+  }
+  // As Wait, and no longer than until `until`.
+  void WaitUntil(Mutex* mu, std::chrono::steady_clock::time_point until)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
+    std::unique_lock<std::mutex> held(mu->mu_, std::adopt_lock);
+    cv_.wait_until(held, until);
+    held.release();
   }
   void Signal() { cv_.notify_one(); }
   void SignalAll() { cv_.notify_all(); }

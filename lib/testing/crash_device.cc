@@ -55,6 +55,12 @@ void CrashDevice::PowerCut(uint64_t seed) {
   unflushed_.clear();
 }
 
+void CrashDevice::Overwrite(uint64_t offset, uint64_t length, char byte) {
+  const std::string bytes(length, byte);
+  MutexLock lock(&mutex_);
+  Change(offset, length, bytes.data(), /*fua=*/true);
+}
+
 uint64_t CrashDevice::unflushed_sectors() const {
   MutexLock lock(&mutex_);
   return unflushed_.size();

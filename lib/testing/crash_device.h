@@ -83,6 +83,9 @@ class CrashDevice final : public BlockDevice {
 
   // This device alone loses power and has it back.
   void PowerCut(uint64_t seed);
+  // Fills a range with one byte, as another owner of this space would have: durable at
+  // once, and no request of the power supply's.
+  void Overwrite(uint64_t offset, uint64_t length, char byte);
   // Sectors that a power cut now might change.
   uint64_t unflushed_sectors() const;
 

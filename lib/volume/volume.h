@@ -20,6 +20,17 @@
 //                before the write completes. An extent's last in-sync copy is never made
 //                stale: its error goes to the client.
 //
+// A thin volume's units get space at their first write and lose it when they are trimmed, so
+// that its map changes under its requests (docs/ALLOCATION.md; thin_state.h). Each request
+// passes a gate before it looks at the map, and space is got outside of it: a request
+// that finds a unit without space leaves, binds it (first_writes.h), and comes again. What
+// such a request does beyond stands in thin_volume.cc; thick volumes have no gate, and
+// none of it.
+//
+// Locks, in the order they are taken: a pass of the gate, a range, the lock on retiring
+// devices, ThinState::mu. Space, room in the map log, commits and holds of the gate are
+// waited for with none of them held.
+//
 // A failed flush, or FUA write, means that the device may have dropped anything it had
 // taken since the last good flush (and Linux says so only once). Its legs become stale;
 // where they were the only copies, data is lost: the fault is reported and every later
@@ -29,12 +40,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -45,27 +58,17 @@
 #include "lib/mapping/page_table.h"
 #include "lib/mapping/split.h"
 #include "lib/volume/attachment_journal.h"
+#include "lib/volume/column_units.h"
+#include "lib/volume/device_slots.h"
+#include "lib/volume/first_writes.h"
+#include "lib/volume/fold.h"
 #include "lib/volume/io_plan.h"
+#include "lib/volume/map_authority.h"
 #include "lib/volume/range_lock.h"
+#include "lib/volume/request_gate.h"
+#include "lib/volume/thin_state.h"
 
 namespace braid {
-
-// Who owns the durable state of legs: the control plane, seen from the data plane.
-class LegAuthority {
- public:
-  virtual ~LegAuthority() = default;
-
-  // Device `device` of this volume missed a write. Returns once it is durable that the
-  // device's copies are stale by the rule of map_run.h's MarkDeviceStale; the volume does
-  // the same to its page table, so that both say the same. Waits as long as the authority
-  // cannot be reached: the write that asks is not acknowledged before.
-  // Any error, such as FailedPrecondition when this holder's epoch is over, stops the
-  // volume. Thread-safe.
-  virtual absl::Status MarkStale(DeviceIndex device, absl::string_view reason) = 0;
-
-  // The only copy of something was lost, in words. Best effort; does not wait long.
-  virtual void ReportFault(absl::string_view what) = 0;
-};
 
 // The padding keeps what writers count away from what readers look at.
 class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
@@ -76,14 +79,35 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
     bool only_fast = false;  // fail rather than be slower than writing
   };
 
-  // `runs` map every unit of every leg once; `devices` by DeviceIndex, a missing one
-  // represented by MakeMissingDevice; `authority` and `journal` outlive the volume. Without
-  // a journal (null) nothing is noted, and an unclean end must be settled by others.
-  // InvalidArgument when the runs leave a gap, overlap, or reach past a device's end.
+  struct Options {
+    bool read_only = false;
+    // The rest is of thin volumes.
+    bool thin = false;
+    // The number of the last map change in `runs`, and what was granted and is not bound.
+    uint64_t applied_sequence = 0;
+    std::vector<Grant> grants;
+    // Devices that are not there: nothing is bound on them.
+    std::vector<DeviceIndex> missing;
+    // What a first write does without space: FirstWrites::Options.
+    OnFull on_full = OnFull::kWait;
+    absl::Duration full_timeout = absl::InfiniteDuration();
+    std::function<bool()> wanted;
+  };
+
+  // `runs` map every unit of every leg once, or, of a thin volume, all legs of a unit or none;
+  // `devices` by DeviceIndex, a missing one represented by MakeMissingDevice; `authority` and
+  // `journal` outlive the volume. Without a journal (null) nothing is noted, and an unclean
+  // end must be settled by others; a thin volume has one unless it is read-only. It has
+  // begun, and its past, where there is one, counts: map changes in it that the
+  // authority does not have are applied, and committed again.
+  // InvalidArgument when the runs leave a gap, overlap, or reach past a device's end;
+  // DataLoss when the journal's past does not go with them.
   static absl::StatusOr<std::unique_ptr<Volume>> Open(
       const Geometry& geometry, const std::vector<MapRun>& runs,
-      std::vector<std::unique_ptr<BlockDevice>> devices, LegAuthority* authority,
-      AttachmentJournal* journal, bool read_only);
+      std::vector<std::unique_ptr<BlockDevice>> devices, MapAuthority* authority,
+      AttachmentJournal* journal, const Options& options);
+  // No request is under way. What is not committed stays in the journal.
+  ~Volume();
   Volume(const Volume&) = delete;
   Volume& operator=(const Volume&) = delete;
 
@@ -97,10 +121,10 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
   bool read_only() const { return read_only_; }
   // Facts of all devices together: trims reach them; zeroing is faster than writing;
   // a seek costs time; what offsets and lengths must be multiples of.
-  bool can_trim() const { return can_trim_; }
-  bool can_zero_fast() const { return can_zero_fast_; }
-  bool rotational() const { return rotational_; }
-  uint32_t required_alignment() const { return required_alignment_; }
+  bool can_trim() const { return thin_ || slots_->can_trim(); }
+  bool can_zero_fast() const { return slots_->can_zero_fast(); }
+  bool rotational() const { return slots_->rotational(); }
+  uint32_t required_alignment() const { return slots_->required_alignment(); }
 
   // Every call may come from any thread at any time. Ranges must lie within the volume
   // (OutOfRange) and keep required_alignment(). A length of 0 does nothing. After an
@@ -108,9 +132,11 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
   absl::Status Read(uint64_t offset, absl::Span<char> data);
   absl::Status Write(uint64_t offset, absl::Span<const char> data, bool fua);
   // EOPNOTSUPP (Unimplemented) when only_fast and a device is known to have no fast way;
-  // nothing has changed then.
+  // nothing has changed then. Of a thin volume whole units lose their space with may_trim,
+  // and units without space stay so.
   absl::Status Zero(uint64_t offset, uint64_t length, const ZeroOptions& options);
-  // Advice: where a device has no trim nothing happens and that is success.
+  // Advice: where a device has no trim nothing happens and that is success. Of a thin volume
+  // whole units lose their space, and the rest is zeroed where that is fast.
   absl::Status Trim(uint64_t offset, uint64_t length, bool fua);
   // Everything acknowledged before the call is durable on every in-sync leg after it. After
   // a success with no request in flight, all in-sync legs hold the same bytes: the moment
@@ -123,17 +149,25 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
   absl::Status Extents(uint64_t offset, uint64_t length,
                        absl::FunctionRef<bool(uint64_t, uint64_t, bool)> fn);
 
- private:
-  struct Slot {
-    std::unique_ptr<BlockDevice> device;
-    // Answered with an error: reads prefer other legs. A hint, never a decision.
-    std::atomic<bool> suspect{false};
-    // Units of all legs in sync here; 0 takes the device out of every flush.
-    std::atomic<uint64_t> live_units{0};
-  };
+  // The rest is of thin volumes; FailedPrecondition of others.
 
-  Volume(std::unique_ptr<PageTable> map, std::vector<std::unique_ptr<BlockDevice>> devices,
-         LegAuthority* authority, AttachmentJournal* journal, bool read_only);
+  // Holds changes of the range, asks still_free, and if so takes away the space of every unit
+  // that lies wholly in the range. The volume bytes that had space. For who knows that the
+  // range is not used any more, if nobody has written to it since.
+  absl::StatusOr<uint64_t> ReleaseIf(uint64_t offset, uint64_t length,
+                                     absl::FunctionRef<bool()> still_free);
+  // Volume bytes of the units that lie wholly in the range and have space.
+  uint64_t MappedBytes(uint64_t offset, uint64_t length);
+  // Requests that wait for space, or for room in the map log, fail with ESHUTDOWN, and so do
+  // later ones that would.
+  void EndWaits();
+  // The clean end, with no request under way: everything durable and committed, what was
+  // granted and not bound given back. Only reads may follow. Of a thick volume: a flush.
+  absl::Status Finish();
+
+ private:
+  Volume(std::unique_ptr<PageTable> map, std::unique_ptr<DeviceSlots> slots,
+         MapAuthority* authority, AttachmentJournal* journal, const Options& options);
 
   bool mirrored() const { return map_->geometry().legs() > 1; }
   absl::Status CheckRange(uint64_t offset, uint64_t length) const;
@@ -145,27 +179,61 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
     uint32_t leg;
     LegPlace place;
   };
-  std::optional<Source> ChooseSource(const Piece& piece, uint32_t skip) const;
+  // *hole: a leg has no space, so the unit has none, or is just being bound or unbound; its
+  // bytes are zeros where there is no source.
+  std::optional<Source> ChooseSource(const Piece& piece, uint32_t skip, bool* hole) const;
+  // Pieces that one look-up each serves.
+  template <class Fn>
+  bool ForEachLookUp(uint64_t offset, uint64_t length, Fn&& fn) const {
+    return thin_ ? ForEachUnitPiece(geometry(), offset, length, fn)
+                 : ForEachPiece(geometry(), offset, length, fn);
+  }
+  // For IoPlan::Run.
+  auto DeviceOf() const {
+    return [this](DeviceIndex d) -> BlockDevice& { return slots_->device(d); };
+  }
 
   absl::Status ReadOnce(uint64_t offset, absl::Span<char> data);
   absl::Status ReadPiece(const Piece& piece, char* buffer, uint32_t tried);
-  // Writes, zeroes and trims: one request on every in-sync leg of every piece.
-  absl::Status Change(const DeviceIo& request, uint64_t offset, absl::Span<const char> data);
-  absl::Status ChangeHeld(const DeviceIo& request, uint64_t offset, absl::Span<const char> data);
+  // Writes, zeroes and trims: one request on every in-sync leg of every piece. *lacks: units
+  // that need space have none; nothing has changed.
+  struct Request {
+    DeviceIo io;
+    uint64_t offset = 0;
+    absl::Span<const char> data;
+  };
+  absl::Status Change(const Request& request);
+  // Keeps out, of mirrored volumes, requests that overlap.
+  absl::Status Exclusively(uint64_t offset, uint64_t length,
+                           absl::FunctionRef<absl::Status()> change);
+  // Inside that: notes the request for the next holder while it is under way.
+  absl::Status ChangeNoted(const Request& request, bool* lacks);
+  absl::Status ChangeHeld(const Request& request, bool* lacks);
+  absl::Status CheckChange(uint64_t offset, uint64_t length) const;
+
+  // thin_volume.cc
+  absl::Status OpenThin(const std::vector<MapRun>& runs, AttachmentJournal* journal,
+                        const Options& options);
+  void Stopped(const absl::Status& why);
+  absl::Status WriteThin(const Request& request);
+  absl::Status ZeroThin(const DeviceIo& io, uint64_t offset, uint64_t length, bool with_edges);
+  // Unbinds units that the edges of a zeroed range left with nothing but zeros.
+  void UnbindZeroEdges(uint64_t offset, uint64_t length, const UnitRanges& whole);
+  bool IsZero(const UnitRange& unit);
+  absl::Status AwaitNoted(bool fua);
+
   // After failures on `devices`: makes them stale where others hold the data.
   absl::Status RetireDevice(DeviceIndex device, int error);
   void CountLive();
+  absl::Status FlushFailed(DeviceIndex device, int error);
   void LoseData(DeviceIndex device, absl::string_view what, int error);
 
   const std::unique_ptr<PageTable> map_;
-  std::vector<Slot> slots_;  // by DeviceIndex; constant after Open
-  LegAuthority* const authority_;
+  const std::unique_ptr<DeviceSlots> slots_;
+  MapAuthority* const authority_;
   AttachmentJournal* const journal_;  // of mirrored volumes; else null
   const bool read_only_;
-  bool can_trim_ = true;
-  bool can_zero_fast_ = true;
-  bool rotational_ = false;
-  uint32_t required_alignment_ = 1;
+  const bool thin_;
 
   // An only copy failed to become durable: no write or flush succeeds any more.
   std::atomic<bool> lost_data_{false};
@@ -180,7 +248,19 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
 
   // Failing requests only. Taken while a range is held; never the other way round.
   Mutex retire_mu_;
-  std::vector<bool> retired_ ABSL_GUARDED_BY(retire_mu_);  // by DeviceIndex
+  absl::flat_hash_set<DeviceIndex> retired_ ABSL_GUARDED_BY(retire_mu_);
+
+  // Of thin volumes open for writing; else null. In the order they are made; state_ and all
+  // after it have threads, which end in the other order.
+  std::unique_ptr<RequestGate> gate_;
+  std::unique_ptr<ThinState> state_;
+  std::unique_ptr<FirstWrites> first_writes_;
+  std::unique_ptr<Folder> folder_;
+  // Why the map log, or the authority, refused; told to first_writes_ once that is there.
+  // Before ThinState::mu.
+  Mutex end_mu_;
+  absl::Status ended_ ABSL_GUARDED_BY(end_mu_);
+  FirstWrites* to_end_ ABSL_GUARDED_BY(end_mu_) = nullptr;
 };
 
 }  // namespace braid

@@ -318,6 +318,7 @@ TEST(Explain, SaysWhatAThinVolumeHasAndWhatToDoWhenItsPoolFillsUp) {
   text = Unwrapped(ExplainVolume(volume, TwoCopies(), {}, pools));
   EXPECT_THAT(text, HasSubstr("pool ssd is full: a first write found no space"));
   EXPECT_THAT(text, HasSubstr("cannot be reclaimed while it is attached read-only"));
+  EXPECT_THAT(ExplainVolume(volume, {}, {}, pools), HasSubstr("takes no device space yet"));
   volume.set_thin(false);
   EXPECT_THAT(ExplainVolume(volume, TwoCopies(), {}, pools), Not(HasSubstr("pool")));
 }

@@ -63,6 +63,7 @@ std::string ShapeSentence(const v1::Volume& volume) {
 
 std::string PlaceLines(const v1::Volume& volume, const PlaceMap& places,
                        const std::map<std::string, const v1::Device*>& devices) {
+  if (places.empty()) return "It takes no device space yet.\n";
   std::string text =
       absl::StrCat("It takes ", FormatSize(volume.allocated_bytes()), " of device space:\n");
   for (const auto& [place, shares] : places) {

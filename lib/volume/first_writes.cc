@@ -217,8 +217,14 @@ bool FirstWrites::TakeRow(const RowNeed& need, std::vector<Binding>& taken) {
 
 absl::Status FirstWrites::Bind(const std::vector<Binding>& bindings) {
   uint64_t units = 0;
+  absl::Status status;
   for (const Binding& binding : bindings) {
-    if (absl::Status s = state_.Bind(binding.units, binding.grant); !s.ok()) return s;
+    if (!status.ok()) {
+      state_.reservation.PutBack(binding.grant);
+      continue;
+    }
+    status = state_.Bind(binding.units, binding.grant);
+    if (!status.ok()) continue;
     units += binding.units.count;
     const ThinState::Row row{binding.units.column, ExtentOf(binding.units.first)};
     if (binding.units.count < kSmallPerExtent && state_.WhollyMapped(row)) {
@@ -229,7 +235,7 @@ absl::Status FirstWrites::Bind(const std::vector<Binding>& bindings) {
   last_bound_ = Clock::now();
   bound_.Add(units, last_bound_);
   if (Wanted(last_bound_) > 0) refill_.Signal();
-  return absl::OkStatus();
+  return status;
 }
 
 absl::Status FirstWrites::AwaitSpace(const Needs& needs,

@@ -18,12 +18,13 @@
 #include "lib/testing/borrowed_device.h"
 #include "lib/testing/faulty_device.h"
 #include "lib/volume/attachment_journal.h"
+#include "lib/volume/map_authority.h"
 #include "lib/volume/volume.h"
 
 namespace braid {
 
 // Keeps the runs as the control plane does, by the same function.
-class FakeAuthority final : public LegAuthority {
+class FakeAuthority final : public MapAuthority {
  public:
   explicit FakeAuthority(std::vector<MapRun> runs) : runs_(std::move(runs)) {}
 
@@ -40,6 +41,12 @@ class FakeAuthority final : public LegAuthority {
     MutexLock l(&mu_);
     faults_.emplace_back(what);
   }
+  // A thick volume has no use for these.
+  absl::Status CommitMap(uint64_t, absl::Span<const MapChange>) override {
+    return absl::UnimplementedError("thick");
+  }
+  absl::StatusOr<Space> TakeSpace(uint64_t) override { return absl::UnimplementedError("thick"); }
+  void ReturnSpace(const std::vector<Grant>&) override {}
 
   // Answers nothing until told otherwise, as when it cannot be reached.
   void HoldUp(bool yes) {
@@ -139,7 +146,7 @@ class VolumeFixture {
     std::vector<std::unique_ptr<BlockDevice>> borrowed;
     for (auto& device : devices) borrowed.push_back(BorrowDevice(device.get()));
     volume = Volume::Open(geometry, authority.runs(), std::move(borrowed), &authority,
-                          journal.get(), false)
+                          journal.get(), {})
                  .value();
     if (!journal->past().has_value()) return;
     const absl::Status settled = volume->Settle(*journal->past());

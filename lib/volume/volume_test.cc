@@ -128,7 +128,7 @@ TEST(Volume, OpensOnlyOnAMapWithoutGapsOverlapsOrPlacesPastADevice) {
     std::vector<std::unique_ptr<BlockDevice>> devices(2);
     for (auto& device : devices) device = MakeMemoryDevice("d", device_bytes);
     FakeAuthority authority(runs);
-    return Volume::Open(g, runs, std::move(devices), &authority, nullptr, false).status().code();
+    return Volume::Open(g, runs, std::move(devices), &authority, nullptr, {}).status().code();
   };
   const std::vector<MapRun> good = VolumeFixture::Runs(g);
   constexpr uint64_t kEnough = 5 * kExtentBytes;
@@ -150,7 +150,7 @@ TEST(Volume, TakesNoChangeWhenReadOnly) {
   std::vector<std::unique_ptr<BlockDevice>> borrowed;
   for (auto& device : f.devices) borrowed.push_back(BorrowDevice(device.get()));
   auto volume =
-      Volume::Open(f.geometry, f.authority.runs(), std::move(borrowed), &f.authority, nullptr, true)
+      Volume::Open(f.geometry, f.authority.runs(), std::move(borrowed), &f.authority, nullptr, {.read_only = true})
           .value();
   EXPECT_EQ(ErrnoOf(volume->Write(0, Pattern(512, 1), false)), EROFS);
   EXPECT_EQ(ErrnoOf(volume->Zero(0, 512, {})), EROFS);
@@ -181,7 +181,7 @@ TEST(Volume, TurnsStaleByUnitsAsItsAuthorityDoes) {
   std::vector<std::unique_ptr<BlockDevice>> borrowed;
   for (auto& device : f.devices) borrowed.push_back(BorrowDevice(device.get()));
   auto volume =
-      Volume::Open(f.geometry, authority.runs(), std::move(borrowed), &authority, nullptr, false)
+      Volume::Open(f.geometry, authority.runs(), std::move(borrowed), &authority, nullptr, {})
           .value();
   f.devices[0]->AddFault({.kinds = {IoKind::kWrite}, .count = 1, .error = EIO});
   ASSERT_TRUE(volume->Write(kExtentBytes, Pattern(kSmallExtentBytes, 2), false).ok());
@@ -408,7 +408,7 @@ TEST(Volume, BeginsDegradedWithoutADevice) {
   devices.push_back(MakeMissingDevice("d0", f.devices[0]->traits().size_bytes));
   devices.push_back(BorrowDevice(f.devices[1].get()));
   auto volume =
-      Volume::Open(f.geometry, f.authority.runs(), std::move(devices), &f.authority, nullptr, false)
+      Volume::Open(f.geometry, f.authority.runs(), std::move(devices), &f.authority, nullptr, {})
           .value();
   EXPECT_TRUE(ReadBack(*volume, 0, kSize) == Pattern(kSize, 1));
   EXPECT_EQ(f.authority.asked(), 0);

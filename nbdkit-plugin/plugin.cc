@@ -14,7 +14,6 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cinttypes>
 #include <cstdint>
@@ -82,9 +81,6 @@ std::shared_ptr<Session> GetSession() {
   const absl::MutexLock lock(&session_mu);
   return CurrentSession();
 }
-
-// Set when nbdkit wants to end, if it has a volume whose requests may be held back.
-std::atomic<bool> shutting_down{false};
 
 struct Connection {
   Connection(std::shared_ptr<Session> its_session, bool is_read_only)
@@ -188,21 +184,9 @@ bool SleepUnlessShutDown(absl::Duration duration) {
 
 // Whether a request that is held back, on its connection's own thread, is still wanted: not
 // once its connection ends, for then the client may be sending it again on another one, and
-// what came late would overwrite what was written since; nor once nbdkit shuts down.
-bool RequestIsWanted() { return !shutting_down && nbdkit_nanosleep(0, 1) == 0; }
-
-// nbdkit does not end while a request is held back for want of space, and says only to who
-// sleeps that it wants to. The thread sleeps to the end of
-// the process otherwise, and holds nothing.
-void WatchForShutDown() {
-  std::thread([] {
-    constexpr unsigned kYears = 1U << 30;  // 34 of them
-    (void)nbdkit_nanosleep(kYears, 0);
-    shutting_down = true;
-    const absl::MutexLock lock(&session_mu);
-    if (CurrentSession() != nullptr) CurrentSession()->ShutDown();
-  }).detach();
-}
+// what came late would overwrite what was written since; nor once nbdkit shuts down, which
+// it does not do while a request is held back. nbdkit logs a line where it is not.
+bool RequestIsWanted() { return nbdkit_nanosleep(0, 1) == 0; }
 
 int BraidConfig(const char* key, const char* value) {
   return Edge(-1, [&] { return ConfigResult(braid::SetOption(Config(), key, value)); });
@@ -234,12 +218,8 @@ int BraidAfterFork() {
       Log(session.status().message());
       return -1;
     }
-    const bool holds_requests = (*session)->holds_requests();
-    {
-      const absl::MutexLock lock(&session_mu);
-      CurrentSession() = *std::move(session);
-    }
-    if (holds_requests) WatchForShutDown();
+    const absl::MutexLock lock(&session_mu);
+    CurrentSession() = *std::move(session);
     return 0;
   });
 }

@@ -114,14 +114,16 @@ absl::StatusOr<JournalSuperblock> ParseJournalSuperblock(absl::Span<const char> 
   journal.sequence = Be32(block, kSequenceAt);
   journal.start = Be32(block, kStartAt);
   if (journal.total > journal_blocks) return Damaged("it is longer than the journal's inode");
-  uint32_t fast_commit_blocks = 0;
+  journal.end = journal.total;
   if (journal.fast_commit) {
-    fast_commit_blocks = Be32(block, kFastCommitBlocksAt);
-    if (fast_commit_blocks == 0) fast_commit_blocks = kDefaultFastCommitBlocks;
+    uint32_t blocks = Be32(block, kFastCommitBlocksAt);
+    if (blocks == 0) blocks = kDefaultFastCommitBlocks;
+    // Where they leave too little, kernels do not agree on where the log ends.
+    if (blocks > journal.total || journal.total - blocks < kMinLogBlocks) {
+      return Damaged("fast commits leave no room for the log");
+    }
+    journal.end = journal.total - blocks;
   }
-  if (fast_commit_blocks > journal.total) return Damaged("fast commits have all of it");
-  journal.end = journal.total - fast_commit_blocks;
-  // The kernel holds the whole journal to the minimum, and mkfs rounds; the first block is 1.
   if (journal.total < kMinLogBlocks || journal.first < 1 || journal.first >= journal.end) {
     return Damaged("it has no room for a log");
   }

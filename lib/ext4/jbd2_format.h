@@ -25,7 +25,8 @@ enum class JournalBlock : uint32_t { kDescriptor = 1, kCommit = 2, kRevoke = 5 }
 
 // What the journal's superblock says, checked.
 struct JournalSuperblock {
-  // The log is blocks [first, end) of the journal; what follows is the fast commits'.
+  // The log is blocks [first, end) of the journal. What follows is the fast commits', which
+  // begin one block later (jbd2 takes `end` for the log's last block there).
   uint32_t first = 0, end = 0, total = 0;
   uint32_t sequence = 0;  // of the oldest transaction in the log, or the next when it is empty
   uint32_t start = 0;     // where that one begins; 0: the log is empty

@@ -168,9 +168,10 @@ absl::StatusOr<std::string> ReadLogged(const JournalReader& reader,
 
 absl::StatusOr<bool> HasPendingFastCommit(const JournalReader& reader,
                                           const JournalSuperblock& journal, uint32_t sequence) {
-  if (!journal.fast_commit || journal.end >= journal.total) return false;
+  const uint32_t first = journal.end + 1;
+  if (!journal.fast_commit || first >= journal.total) return false;
   std::vector<char> block(reader.block_bytes());
-  if (absl::Status s = reader.Read(journal.end, absl::MakeSpan(block)); !s.ok()) return s;
+  if (absl::Status s = reader.Read(first, absl::MakeSpan(block)); !s.ok()) return s;
   // The first is a head: tag 9 (16 bits), length, features (32 bits), the transaction that was
   // running; little-endian. Whether the rest is whole does not matter: it is refused.
   struct Head {

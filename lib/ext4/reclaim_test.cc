@@ -73,8 +73,7 @@ INSTANTIATE_TEST_SUITE_P(
         Variant{"no_resize_inode", "-O ^resize_inode", 300},
         Variant{"indirect_journal", "-O ^extent,^64bit", 300}, Variant{"ext3", "-t ext3", 300},
         Variant{"fast_commit", "-O fast_commit", 300},
-        Variant{"orphan_file", "-O orphan_file", 300},
-        Variant{"quota", "-O quota,project", 300},
+        Variant{"orphan_file", "-O orphan_file", 300}, Variant{"quota", "-O quota,project", 300},
         Variant{"inline_data", "-O inline_data,encrypt,casefold,ea_inode,large_dir", 300},
         Variant{"packed_meta", "-E packed_meta_blocks=1", 600}),
     [](const auto& instance) { return instance.param.name; });

@@ -170,6 +170,13 @@ absl::Status Snapshot::CheckOffline() {
         "the journal holds fast commits that are not replayed; mount the file system once, or "
         "run e2fsck");
   }
+  // e2fsck 1.47 goes on into the fast commits' blocks where the log ends, so it loses what comes
+  // after; the kernel writes the log as it is read here.
+  if (superblock_.fast_commit && end_.block < superblock_.start) {
+    return absl::FailedPreconditionError(
+        "the journal has room for fast commits and its log goes round its end, which e2fsck and "
+        "the kernel replay differently; mount the file system once");
+  }
   // Recovery fails on any block that is damaged, be it of a bitmap or not, and what e2fsck then
   // does is not to be foreseen.
   for (const auto& [block, logged] : log_.blocks) {

@@ -1,5 +1,6 @@
 #include "lib/volume/volume.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -10,6 +11,34 @@
 #include "lib/base/errno_status.h"
 
 namespace braid {
+namespace {
+
+// ForEachPiece, cut further to units where some leg of the row has a table, so that one
+// look-up serves each piece. A row all of whose legs are large must not be split meanwhile.
+template <class Fn>
+bool ForEachMappedPiece(const PageTable& map, uint64_t offset, uint64_t length, Fn&& fn) {
+  const Geometry& geometry = map.geometry();
+  return ForEachPiece(geometry, offset, length, [&](const Piece& whole) {
+    bool table = false;
+    for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
+      table = table || map.Word(geometry.Row(whole.place), leg).is_table();
+    }
+    if (!table) [[likely]]
+      return fn(whole);
+    for (Piece rest = whole; rest.length > 0;) {
+      Piece piece = rest;
+      piece.length =
+          std::min(rest.length, kSmallExtentBytes - rest.place.offset % kSmallExtentBytes);
+      if (!fn(piece)) return false;
+      rest.volume_offset += piece.length;
+      rest.place.offset += piece.length;
+      rest.length -= piece.length;
+    }
+    return true;
+  });
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Volume>> Volume::Open(
     const Geometry& geometry, const std::vector<MapRun>& runs,
@@ -119,7 +148,7 @@ absl::Status Volume::Read(uint64_t offset, absl::Span<char> data) {
 absl::Status Volume::ReadOnce(uint64_t offset, absl::Span<char> data) {
   IoPlan plan(DeviceIo{.kind = IoKind::kRead});
   absl::Status status;
-  ForEachPiece(geometry(), offset, data.size(), [&](const Piece& piece) {
+  ForEachMappedPiece(*map_, offset, data.size(), [&](const Piece& piece) {
     char* buffer = data.data() + (piece.volume_offset - offset);
     if (std::optional<Source> source = ChooseSource(piece, 0)) {
       plan.Add(piece, source->leg, source->place.device(), source->place.device_offset(), buffer);
@@ -161,7 +190,7 @@ absl::Status Volume::ReadPiece(const Piece& piece, char* buffer, uint32_t tried)
 absl::Status Volume::Cache(uint64_t offset, uint64_t length) {
   if (absl::Status s = CheckRange(offset, length); !s.ok()) return s;
   IoPlan plan(DeviceIo{.kind = IoKind::kCache});
-  ForEachPiece(geometry(), offset, length, [&](const Piece& piece) {
+  ForEachMappedPiece(*map_, offset, length, [&](const Piece& piece) {
     if (std::optional<Source> source = ChooseSource(piece, 0)) {
       plan.Add(piece, source->leg, source->place.device(), source->place.device_offset(), nullptr);
     }
@@ -176,7 +205,7 @@ absl::Status Volume::Extents(uint64_t offset, uint64_t length,
                              absl::FunctionRef<bool(uint64_t, uint64_t, bool)> fn) {
   if (absl::Status s = CheckRange(offset, length); !s.ok()) return s;
   bool wanted = true;
-  ForEachPiece(geometry(), offset, length, [&](const Piece& piece) {
+  ForEachMappedPiece(*map_, offset, length, [&](const Piece& piece) {
     std::optional<Source> source = ChooseSource(piece, 0);
     uint64_t told = 0;  // bytes of this piece
     if (source) {
@@ -248,7 +277,7 @@ absl::Status Volume::ChangeHeld(const DeviceIo& request, uint64_t offset,
                                 absl::Span<const char> data) {
   IoPlan plan(request);
   bool covered = true;
-  ForEachPiece(geometry(), offset, request.length, [&](const Piece& piece) {
+  ForEachMappedPiece(*map_, offset, request.length, [&](const Piece& piece) {
     // The devices only read from it.
     char* buffer =
         data.empty() ? nullptr : const_cast<char*>(data.data()) + (piece.volume_offset - offset);

@@ -1,11 +1,18 @@
 #include "lib/volume/request_gate.h"
 
+#include <pthread.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <cerrno>
 #include <chrono>
+#include <csignal>
+#include <functional>
 #include <future>
 #include <memory>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -155,11 +162,49 @@ TEST_F(RequestGateTest, HoldWaitsForHoldsThatOverlap) {
   EXPECT_TRUE(other.Ends());
 }
 
+// Requests that go on until told, beside others that count their rounds. The requests are held
+// up in the middle of whatever they do, as on a busy machine, but a thousand times as
+// often: by a signal whose handler sleeps.
+void RunStress(uint64_t seed, int request_threads, int other_threads,
+               const std::function<void(uint64_t seed, const std::atomic<bool>& done)>& requests,
+               const std::function<void(uint64_t seed)>& others) {
+  struct sigaction sleep {
+  }, before{};
+  sleep.sa_handler = [](int) {
+    const int error = errno;
+    usleep(150);
+    errno = error;
+  };
+  sleep.sa_flags = SA_RESTART;
+  sigaction(SIGUSR1, &sleep, &before);
+
+  std::atomic<bool> undisturbed{false}, done{false};
+  std::vector<std::thread> threads, counted;
+  for (int t = 0; t < request_threads; ++t) {
+    threads.emplace_back([&, t] { requests(seed + static_cast<uint64_t>(t), done); });
+  }
+  for (int t = 0; t < other_threads; ++t) {
+    counted.emplace_back([&, t] { others(seed + 1000 + static_cast<uint64_t>(t)); });
+  }
+  std::thread disturber([&] {
+    std::mt19937_64 random(seed);
+    while (!undisturbed) {
+      pthread_kill(threads[random() % threads.size()].native_handle(), SIGUSR1);
+      usleep(static_cast<useconds_t>(random() % 150));
+    }
+  });
+  for (std::thread& thread : counted) thread.join();
+  undisturbed = true;
+  disturber.join();
+  done = true;
+  for (std::thread& thread : threads) thread.join();
+  sigaction(SIGUSR1, &before, nullptr);
+}
+
 // Requests look up an object that writers replace, and free once they have drained. Under
 // ThreadSanitizer a Drain that returns early, or does not order memory, is a race as well.
 TEST_F(RequestGateTest, NeverFreesWhatARequestStillUses) {
-  const uint64_t seed = TestSeed();
-  constexpr int kReaders = 6, kWriters = 2, kRounds = 2500;
+  constexpr int kReaders = 4, kWriters = 2, kRounds = 400;
   constexpr uint64_t kAlive = 0x600d, kDead = 0xdead;
   struct Object {
     uint64_t state = kAlive;
@@ -167,89 +212,88 @@ TEST_F(RequestGateTest, NeverFreesWhatARequestStillUses) {
   std::vector<std::unique_ptr<Object>> objects(kWriters * kRounds + 1);
   for (auto& object : objects) object = std::make_unique<Object>();
   std::atomic<Object*> present{objects.back().get()};
-  std::atomic<int> writers{kWriters}, found_dead{0};
-  std::vector<std::thread> threads;
-  for (int r = 0; r < kReaders; ++r) {
-    threads.emplace_back([&, r] {
-      std::mt19937_64 random(seed + static_cast<uint64_t>(r));
-      while (writers > 0) {
-        Pass pass(&gate_, Kind::kRead, 0, 1);
-        const Object* const object = present.load(std::memory_order_acquire);
-        for (uint64_t i = random() % 64; i > 0; --i) {
-          if (object->state != kAlive) ++found_dead;
-          if (i % 61 == 0) std::this_thread::yield();
+  std::atomic<size_t> next{0};
+  std::atomic<int> found_dead{0};
+  RunStress(
+      TestSeed(), kReaders, kWriters,
+      [&](uint64_t seed, const std::atomic<bool>& done) {
+        std::mt19937_64 random(seed);
+        while (!done) {
+          Pass pass(&gate_, Kind::kRead, 0, 1);
+          const Object* const object = present.load(std::memory_order_acquire);
+          for (uint64_t i = random() % 64; i > 0; --i) {
+            if (object->state != kAlive) ++found_dead;
+            if (i % 61 == 0) std::this_thread::yield();
+          }
         }
-      }
-    });
-  }
-  for (int w = 0; w < kWriters; ++w) {
-    threads.emplace_back([&, w] {
-      for (int i = 0; i < kRounds; ++i) {
-        Object* const next = objects[static_cast<size_t>(w * kRounds + i)].get();
-        Object* const old = present.exchange(next, std::memory_order_acq_rel);
-        gate_.Drain();
-        old->state = kDead;
-      }
-      --writers;
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+      },
+      [&](uint64_t) {
+        for (int i = 0; i < kRounds; ++i) {
+          Object* const old = present.exchange(objects[next++].get(), std::memory_order_acq_rel);
+          gate_.Drain();
+          old->state = kDead;
+        }
+      });
   EXPECT_EQ(found_dead, 0);
 }
 
 // Changes and holds of random ranges: no change is in a range while it is held, and no two
 // holds share a cell.
 TEST_F(RequestGateTest, NeverLetsAChangeIntoAHold) {
-  const uint64_t seed = TestSeed();
-  constexpr int kCells = 16, kChangers = 5, kHolders = 3, kRounds = 1200;
+  constexpr uint64_t kCells = 4;
+  constexpr int kChangers = 4, kHolders = 2, kRounds = 500;
   std::atomic<int> changing[kCells] = {}, held[kCells] = {};
-  std::atomic<int> holders{kHolders}, violations{0};
+  std::atomic<int> violations{0};
   // Not atomic: the hold alone orders it.
   std::vector<uint64_t> moved(kCells, 0);
-  std::vector<std::thread> threads;
-  for (int t = 0; t < kChangers + kHolders; ++t) {
-    threads.emplace_back([&, t] {
-      std::mt19937_64 random(seed + static_cast<uint64_t>(t));
-      const auto range = [&random] {
-        const uint64_t begin = random() % kCells;
-        return std::pair(begin, begin + 1 + random() % std::min<uint64_t>(4, kCells - begin));
-      };
-      if (t < kChangers) {
-        while (holders > 0) {
-          const auto [begin, end] = range();
-          Pass pass(&gate_, Kind::kChange, begin, end - begin);
-          uint64_t sum = 0;
-          for (uint64_t c = begin; c < end; ++c) ++changing[c];
-          for (uint64_t c = begin; c < end; ++c) {
-            sum += moved[c];
-            if (held[c] != 0) ++violations;
+  const auto range = [](std::mt19937_64& random) {
+    const uint64_t begin = random() % kCells;
+    return std::pair(begin, begin + 1 + random() % (kCells - begin));
+  };
+  RunStress(
+      TestSeed(), kChangers, kHolders,
+      [&](uint64_t seed, const std::atomic<bool>& done) {
+        std::mt19937_64 random(seed);
+        while (!done) {
+          // Short ones, so that a good part of the time is spent at the gate.
+          for (int i = 0; i < 200; ++i) {
+            Pass pass(&gate_, Kind::kChange, 0, 1);
+            if (held[0].load(std::memory_order_relaxed) != 0) ++violations;
           }
-          if (random() % 8 == 0) std::this_thread::yield();
+          const auto [begin, end] = range(random);
+          Pass pass(&gate_, Kind::kChange, begin, end - begin);
+          uint64_t difference = 0;
           for (uint64_t c = begin; c < end; ++c) {
-            sum -= moved[c];
+            ++changing[c];
+            if (held[c] != 0) ++violations;
+            difference += moved[c];
+          }
+          if (random() % 64 == 0) std::this_thread::yield();
+          for (uint64_t c = begin; c < end; ++c) {
+            difference -= moved[c];
             --changing[c];
           }
-          if (sum != 0) ++violations;
+          if (difference != 0) ++violations;
         }
-        return;
-      }
-      for (int i = 0; i < kRounds; ++i) {
-        const auto [begin, end] = range();
-        Hold hold(gate_, begin, end - begin);
-        for (uint64_t c = begin; c < end; ++c) {
-          if (held[c]++ != 0 || changing[c] != 0) ++violations;
-          ++moved[c];
+      },
+      [&](uint64_t seed) {
+        std::mt19937_64 random(seed);
+        for (int i = 0; i < kRounds; ++i) {
+          // Most changes find no hold as they begin.
+          usleep(static_cast<useconds_t>(random() % 150));
+          const auto [begin, end] = range(random);
+          Hold hold(gate_, begin, end - begin);
+          for (uint64_t c = begin; c < end; ++c) {
+            if (held[c]++ != 0 || changing[c] != 0) ++violations;
+            ++moved[c];
+          }
+          usleep(static_cast<useconds_t>(100 + random() % 200));
+          for (uint64_t c = begin; c < end; ++c) {
+            if (changing[c] != 0) ++violations;
+            --held[c];
+          }
         }
-        if (random() % 4 == 0) std::this_thread::yield();
-        for (uint64_t c = begin; c < end; ++c) {
-          if (changing[c] != 0) ++violations;
-          --held[c];
-        }
-      }
-      --holders;
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
+      });
   EXPECT_EQ(violations, 0);
 }
 

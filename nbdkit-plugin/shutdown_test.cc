@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "nbdkit-plugin/fake_attachments.h"
+#include "nbdkit-plugin/attachment_fixture.h"
 
 namespace braid {
 namespace {

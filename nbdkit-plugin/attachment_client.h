@@ -99,8 +99,8 @@ class AttachmentClient : public MapAuthority {
   v1::AttachmentService::Stub& stub() const { return *stub_; }
   const Surroundings& surroundings() const { return surroundings_; }
 
-  // The process is being shut down: the call for space that may be under way, and may
-  // wait for zeros on a device, ends now, and none begins. Thread-safe.
+  // No more space is wanted: a call for it that is under way, and may wait for zeros on a
+  // device, ends now, and none begins. Thread-safe.
   void ShutDown() ABSL_LOCKS_EXCLUDED(shut_mu_);
 
   // A clean end. The caller has flushed and writes no more. Waits at most

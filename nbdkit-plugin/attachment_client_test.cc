@@ -18,7 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
-#include "nbdkit-plugin/fake_attachments.h"
+#include "nbdkit-plugin/attachment_fixture.h"
 
 namespace braid {
 namespace {

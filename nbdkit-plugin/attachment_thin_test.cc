@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "nbdkit-plugin/fake_attachments.h"
+#include "nbdkit-plugin/attachment_fixture.h"
 
 namespace braid {
 namespace {

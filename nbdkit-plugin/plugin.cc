@@ -184,20 +184,9 @@ bool SleepUnlessShutDown(absl::Duration duration) {
 
 // Whether a request that is held back, on its connection's own thread, is still wanted: not
 // once its connection ends, for then the client may be sending it again on another one, and
-// what came late would overwrite what was written since; nor once nbdkit shuts down.
+// what came late would overwrite what was written since; nor once nbdkit shuts down, which
+// it does not do while a request is held back. nbdkit logs a line where it is not.
 bool RequestIsWanted() { return nbdkit_nanosleep(0, 1) == 0; }
-
-// nbdkit ends no connection, and so does not end itself, while a request is held back for want
-// of space; and says only to who sleeps that it wants to. The thread sleeps to the end of
-// the process otherwise, and holds nothing.
-void WatchForShutDown() {
-  std::thread([] {
-    constexpr unsigned kYears = 1U << 30;  // 34 of them
-    (void)nbdkit_nanosleep(kYears, 0);
-    const absl::MutexLock lock(&session_mu);
-    if (CurrentSession() != nullptr) CurrentSession()->ShutDown();
-  }).detach();
-}
 
 int BraidConfig(const char* key, const char* value) {
   return Edge(-1, [&] { return ConfigResult(braid::SetOption(Config(), key, value)); });
@@ -229,12 +218,8 @@ int BraidAfterFork() {
       Log(session.status().message());
       return -1;
     }
-    const bool holds_requests = (*session)->holds_requests();
-    {
-      const absl::MutexLock lock(&session_mu);
-      CurrentSession() = *std::move(session);
-    }
-    if (holds_requests) WatchForShutDown();
+    const absl::MutexLock lock(&session_mu);
+    CurrentSession() = *std::move(session);
     return 0;
   });
 }

@@ -35,11 +35,12 @@ struct Reclaimer::Pass {
 };
 
 Reclaimer::Reclaimer(ReclaimVolume* volume, FindReclaimable find, WriteWatch* watch,
-                     const ClientCount* clients)
+                     const ClientCount* clients, absl::Duration relearn)
     : volume_(*volume),
       find_(std::move(find)),
       watch_(*watch),
       clients_(*clients),
+      relearn_(relearn),
       read_([this](uint64_t offset, absl::Span<char> data) {
         return over() ? Stopped() : volume_.Read(offset, data);
       }) {}
@@ -63,6 +64,7 @@ absl::Status Reclaimer::Refresh() {
   absl::StatusOr<FoundFileSystems> found = find_(read_, volume_.size_bytes());
   if (!found.ok()) return found.status();
   look_again_ = false;
+  looked_ = absl::Now();
   refused_ = std::move(found->refused);
   std::vector<Known> now;
   for (std::shared_ptr<ReclaimFileSystem>& file_system : found->usable) {
@@ -95,6 +97,7 @@ void Reclaimer::Report(Pass& pass) {
 
 void Reclaimer::Learn() {
   unwanted_ = false;
+  if (!known_.empty() && absl::Now() - looked_ < relearn_) return;
   // Not readable now, or in the middle of a mkfs: the next look tells.
   (void)Refresh();
 }

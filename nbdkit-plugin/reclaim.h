@@ -80,9 +80,10 @@ struct ReclaimCounts {
 // Not thread-safe, but for Stop.
 class Reclaimer {
  public:
-  // All outlive it.
+  // All outlive it. While file systems are known, Learn looks no more often than `relearn`: to
+  // open one may mean to read many MiB of group descriptors.
   Reclaimer(ReclaimVolume* volume, FindReclaimable find, WriteWatch* watch,
-            const ClientCount* clients);
+            const ClientCount* clients, absl::Duration relearn = absl::Minutes(5));
   ~Reclaimer();
   Reclaimer(const Reclaimer&) = delete;
   Reclaimer& operator=(const Reclaimer&) = delete;
@@ -124,12 +125,14 @@ class Reclaimer {
   const FindReclaimable find_;
   WriteWatch& watch_;
   const ClientCount& clients_;
+  const absl::Duration relearn_;
   const ext4::ReadVolume read_;
   std::atomic<bool> stopped_{false};
   std::atomic<bool> unwanted_{false};  // the pass under way
   std::vector<Known> known_;
   std::vector<absl::Status> refused_;
   bool look_again_ = true;  // at which file systems there are
+  absl::Time looked_ = absl::InfinitePast();
 };
 
 }  // namespace braid

@@ -136,7 +136,7 @@ class ReclaimTest : public testing::Test {
               found.refused = refused_;
               return found;
             },
-            watch_.get(), &clients_) {}
+            watch_.get(), &clients_, /*relearn=*/absl::ZeroDuration()) {}
 
   void Connect() {
     clients_.Opened();
@@ -388,6 +388,31 @@ TEST_F(ReclaimTest, LearnLooksOnlyAfterWritesAndAgainAfterAFailure) {
   reclaimer_.Learn();
   reclaimer_.Learn();
   EXPECT_EQ(finds_, 3);
+}
+
+TEST_F(ReclaimTest, LearnLooksSeldomOnceFileSystemsAreKnown) {
+  int finds = 0;
+  Reclaimer seldom(
+      &volume_,
+      [&](const ext4::ReadVolume& read, uint64_t) -> absl::StatusOr<FoundFileSystems> {
+        ++finds;
+        FoundFileSystems found;
+        if (there_) found.usable.push_back(std::make_shared<FakeFileSystem>(&disk_, read));
+        return found;
+      },
+      watch_.get(), &clients_, absl::Hours(1));
+  there_ = false;
+  for (int i = 0; i < 3; ++i) {
+    Write(0);
+    seldom.Learn();
+  }
+  EXPECT_EQ(finds, 3);
+  there_ = true;
+  for (int i = 0; i < 3; ++i) {
+    Write(0);
+    seldom.Learn();
+  }
+  EXPECT_EQ(finds, 4);
 }
 
 }  // namespace

@@ -137,12 +137,6 @@ absl::Status Session::SettlePast(const AttachmentJournal::Past& past,
   return absl::OkStatus();
 }
 
-void Session::ShutDown() {
-  client_->ShutDown();
-  volume_->EndWaits();
-  if (reclaimer_ != nullptr) reclaimer_->Stop();
-}
-
 bool Session::IsExport(absl::string_view name) const {
   const Attachment& attachment = client_->attachment();
   return name.empty() || name == attachment.name ||
@@ -151,6 +145,7 @@ bool Session::IsExport(absl::string_view name) const {
 
 absl::Status Session::Finish() {
   tasks_ = nullptr;
+  client_->ShutDown();
   if (absl::Status status = volume_->Finish(); !status.ok()) return status;
   return client_->Close();
 }

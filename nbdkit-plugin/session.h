@@ -36,16 +36,9 @@ class Session {
   WriteWatch* watch() { return watch_.get(); }
   ClientCount& clients() { return clients_; }
 
-  // Whether clients' requests may have to wait for space, so that ShutDown is needed.
-  bool holds_requests() const { return client_->attachment().thin && !read_only_; }
-
   // Whether a client that asks for this export means this volume: by its name, by
   // "site/name", or by "", the default.
   bool IsExport(absl::string_view name) const;
-
-  // The server is shutting down: requests that wait for space fail, and a reclaim ends, so that
-  // connections can. Thread-safe; does not wait.
-  void ShutDown();
 
   // The clean end: commits, flushes and gives the attachment back. No request is under way and
   // none comes after; the devices and the lock stay until the session is destroyed. An error

@@ -398,6 +398,8 @@ TEST_P(IncrementalTest, LooksOnlyAtGroupsThatTheLogSaysChanged) {
     for (int j = 0; j < 10; ++j) {
       WriteOne(absl::StrCat(root_, "/f", i % 7, "_", j), 30000, /*sync=*/true);
     }
+    // A freeze empties the log: the tail goes past what was seen last.
+    if (i % 3 == 2) Must(absl::StrCat("fsfreeze -f ", root_, " && fsfreeze -u ", root_));
     const uint32_t unchanged = Look(**fs, mounted).groups_unchanged;
     least = std::min(least, unchanged);
     looks_at_some += unchanged > 0 && unchanged < 64;
@@ -409,7 +411,7 @@ TEST_P(IncrementalTest, LooksOnlyAtGroupsThatTheLogSaysChanged) {
   } else {
     EXPECT_EQ(least, 0U);
   }
-  EXPECT_GT(looks_at_some, 20);
+  EXPECT_GE(looks_at_some, 20);
   // The log went round more than once since.
   for (int j = 0; j < 1000; ++j) {
     WriteOne(absl::StrCat(root_, "/g", j % 50), 30000, /*sync=*/true);

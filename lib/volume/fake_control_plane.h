@@ -40,7 +40,7 @@ class FakeControlPlane final : public MapAuthority {
   FakeControlPlane(const Geometry& geometry, std::vector<RawDevice> devices)
       : geometry_(geometry), devices_(std::move(devices)), free_(devices_.size()) {
     for (size_t d = 0; d < devices_.size(); ++d) {
-      for (uint64_t u = 0; u < devices_[d].units; ++u) Free(d, u);
+      for (uint64_t u = 0; u < devices_[d].units; ++u) free_[d].insert(u);
     }
   }
 
@@ -139,7 +139,7 @@ class FakeControlPlane final : public MapAuthority {
   void Extend(uint64_t units) {
     MutexLock l(&mu_);
     for (size_t d = 0; d < devices_.size(); ++d) {
-      for (uint64_t u = 0; u < units; ++u) Free(d, devices_[d].units++);
+      for (uint64_t u = 0; u < units; ++u) free_[d].insert(devices_[d].units++);
     }
   }
   void AwaitSpaceAsked(uint64_t times) {

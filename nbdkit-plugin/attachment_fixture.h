@@ -1,6 +1,6 @@
 // An AttachmentService of the tests' own, over a real Unix socket, and what it grants.
-#ifndef BRAID_NBDKIT_PLUGIN_FAKE_ATTACHMENTS_H_
-#define BRAID_NBDKIT_PLUGIN_FAKE_ATTACHMENTS_H_
+#ifndef BRAID_NBDKIT_PLUGIN_ATTACHMENT_FIXTURE_H_
+#define BRAID_NBDKIT_PLUGIN_ATTACHMENT_FIXTURE_H_
 
 #include <fcntl.h>
 #include <grpcpp/grpcpp.h>
@@ -252,4 +252,4 @@ class AttachmentFixture : public testing::Test {
 
 }  // namespace braid
 
-#endif  // BRAID_NBDKIT_PLUGIN_FAKE_ATTACHMENTS_H_
+#endif  // BRAID_NBDKIT_PLUGIN_ATTACHMENT_FIXTURE_H_

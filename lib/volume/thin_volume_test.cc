@@ -519,7 +519,6 @@ TEST(ThinVolume, BindsAsStaleOnADeviceThatFailed) {
   ASSERT_TRUE(f.volume->Write(kExtentBytes, Pattern(kUnit, 2), false).ok());
   f.devices[1]->Die();
   auto written = WriteAsync(*f.volume, 0, Pattern(kUnit, 3));
-  f.site->AwaitStaleAsked();
   EXPECT_TRUE(StaysAway(written));
   f.site->HoldUp(false);
   EXPECT_TRUE(written.get().ok());

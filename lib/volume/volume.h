@@ -184,10 +184,7 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
   std::optional<Source> ChooseSource(const Piece& piece, uint32_t skip, bool* hole) const;
   // Pieces that one look-up each serves.
   template <class Fn>
-  bool ForEachLookUp(uint64_t offset, uint64_t length, Fn&& fn) const {
-    return thin_ ? ForEachUnitPiece(geometry(), offset, length, fn)
-                 : ForEachPiece(geometry(), offset, length, fn);
-  }
+  bool ForEachLookUp(uint64_t offset, uint64_t length, Fn&& fn) const;
   // For IoPlan::Run.
   auto DeviceOf() const {
     return [this](DeviceIndex d) -> BlockDevice& { return slots_->device(d); };

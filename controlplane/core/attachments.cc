@@ -62,8 +62,8 @@ absl::Status Attachments::CheckNotHeld(const VolumeEntry& volume) const {
                                                       record.attachment.pid, "; detach it first"));
   }
   if (volume.thin != nullptr && volume.thin->zeroing()) {
-    return absl::UnavailableError(absl::StrCat("space of volume '", record.name,
-                                               "' is being zeroed; try again in a moment"));
+    return absl::UnavailableError(
+        absl::StrCat("space of volume '", record.name, "' is being zeroed; try again in a moment"));
   }
   return CheckNotKept(record);
 }
@@ -121,8 +121,8 @@ absl::StatusOr<Opened> Attachments::Open(const Uuid& id, const HolderSpec& holde
                                                       "; lock it before opening the attachment"));
   }
   if (record.devices.size() != there.size()) {
-    return absl::UnavailableError(absl::StrCat("volume '", record.name,
-                                               "' was given more devices meanwhile; try again"));
+    return absl::UnavailableError(
+        absl::StrCat("volume '", record.name, "' was given more devices meanwhile; try again"));
   }
   const AttachmentRecord last = record.attachment;
   if (last.held && last.boot_id != holder.boot_id && last.node != state_.node()) {

@@ -266,8 +266,7 @@ TEST_F(AttachmentsTest, OldEpochsCanDoNothing) {
   ASSERT_TRUE(Open().ok());
   const auto over = absl::StatusCode::kFailedPrecondition;
   for (uint64_t epoch : {0, 1, 3}) {
-    EXPECT_EQ(site_->attachments->MarkStale(id_, Epoch(epoch), DeviceIndex(0)).code(),
-              over);
+    EXPECT_EQ(site_->attachments->MarkStale(id_, Epoch(epoch), DeviceIndex(0)).code(), over);
     EXPECT_EQ(site_->attachments->ReportFault(id_, Epoch(epoch), "x").code(), over);
     EXPECT_EQ(site_->attachments->Close(id_, Epoch(epoch)).code(), over);
   }

@@ -31,10 +31,7 @@ void TakenSpace::GiveBack() {
 }
 
 Change::Change(SiteState& state)
-    : state_(state),
-      lock_(&state.change_mu_),
-      revision_(state.revision() + 1),
-      taken_(&state) {}
+    : state_(state), lock_(&state.change_mu_), revision_(state.revision() + 1), taken_(&state) {}
 
 absl::Status Change::Ready() const {
   absl::Status health = state_.health();
@@ -154,8 +151,8 @@ void Change::PutVolume(const VolumeEntry& before, VolumeRecord record, std::vect
   AddVolume(std::move(record), before.geometry, std::move(runs));
 }
 
-void Change::PutVolume(const VolumeEntry& /*before*/, VolumeRecord record,
-                       const Geometry& geometry, std::vector<MapRun> runs) {
+void Change::PutVolume(const VolumeEntry& /*before*/, VolumeRecord record, const Geometry& geometry,
+                       std::vector<MapRun> runs) {
   AddVolume(std::move(record), geometry, std::move(runs));
 }
 

@@ -61,9 +61,8 @@ absl::StatusOr<uint64_t> Spaces::CommitMap(const Uuid& id, Epoch epoch, uint64_t
         absl::StrCat("map changes cannot have numbers from ", first_sequence, " on"));
   }
   if (first_sequence - 1 > applied) {
-    return absl::InvalidArgumentError(absl::StrCat("map change ", first_sequence,
-                                                   " cannot follow on ", applied,
-                                                   ", the last one applied"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "map change ", first_sequence, " cannot follow on ", applied, ", the last one applied"));
   }
   const uint64_t known = applied - (first_sequence - 1);
   if (known >= changes.size()) return applied;
@@ -97,8 +96,8 @@ absl::StatusOr<Spaces::Taken> Spaces::Take(const Uuid& id, Epoch epoch, uint64_t
     if (!taking.ok()) return taking.status();
     const std::vector<Uuid>& devices = taking->devices;
     if (known_devices > taking->volume->record.devices.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("the volume has fewer devices than ",
-                                                     known_devices));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the volume has fewer devices than ", known_devices));
     }
     std::vector<std::pair<Uuid, UnitRun>> to_zero;
     for (const std::vector<Grant>* grants : {&taking->set_aside, &taking->fresh}) {
@@ -111,8 +110,8 @@ absl::StatusOr<Spaces::Taken> Spaces::Take(const Uuid& id, Epoch epoch, uint64_t
     std::vector<Uuid> unwritable;
     if (absl::Status zeroed = ZeroUnits(state_, to_zero, &unwritable); !zeroed.ok()) {
       if (unwritable.empty()) return zeroed;
-      state_.host().Warn(absl::StrCat("no space is given out where it cannot be zeroed: ",
-                                      zeroed.message()));
+      state_.host().Warn(
+          absl::StrCat("no space is given out where it cannot be zeroed: ", zeroed.message()));
       failed.insert(unwritable.begin(), unwritable.end());
       continue;
     }
@@ -140,12 +139,11 @@ absl::StatusOr<Spaces::Taking> Spaces::Choose(const Uuid& id, Epoch epoch, uint6
                 .zeroing = ThinMap::BeginZeroing((*volume)->thin),
                 .devices = record.devices};
   if (taking.zeroing == nullptr) {
-    return absl::UnavailableError(absl::StrCat(
-        "space for volume '", record.name, "' is being zeroed for another call; ask again"));
+    return absl::UnavailableError(absl::StrCat("space for volume '", record.name,
+                                               "' is being zeroed for another call; ask again"));
   }
-  taking.set_aside = (*volume)->thin->SetAside(units, [&](DeviceIndex device) {
-    return !failed.contains(record.devices[device.value()]);
-  });
+  taking.set_aside = (*volume)->thin->SetAside(
+      units, [&](DeviceIndex device) { return !failed.contains(record.devices[device.value()]); });
   units -= UnitsOf(taking.set_aside);
   if (units == 0) return taking;
 
@@ -168,9 +166,8 @@ absl::StatusOr<Spaces::Taking> Spaces::Choose(const Uuid& id, Epoch epoch, uint6
     taking.fresh = *std::move(fresh);
     taking.taken = change.HoldTaken();
   } else if (taking.set_aside.empty()) {
-    return absl::Status(fresh.status().code(),
-                        absl::StrCat("no space for volume '", record.name,
-                                     "': ", fresh.status().message()));
+    return absl::Status(fresh.status().code(), absl::StrCat("no space for volume '", record.name,
+                                                            "': ", fresh.status().message()));
   }
   return taking;
 }

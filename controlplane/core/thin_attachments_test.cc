@@ -19,8 +19,7 @@ class ThinAttachmentsTest : public testing::Test {
       host_.MakeDevice(path, 64 * kMiB);
       EXPECT_TRUE(site_->AddDevice(path).ok());
     }
-    EXPECT_TRUE(
-        site_->Create({.name = "t", .size_bytes = kGiB, .copies = 2, .thin = true}).ok());
+    EXPECT_TRUE(site_->Create({.name = "t", .size_bytes = kGiB, .copies = 2, .thin = true}).ok());
     free_ = site_->FreeBytes();
     holder_ = std::make_unique<ThinHolder>(&host_, *site_, "t");
     // Attached, with 10 units bound and 54 granted.

@@ -29,9 +29,9 @@ bool Continues(const GrantRecord& a, const GrantRecord& b) {
 }
 
 absl::Status Unfit(const MapChange& change, absl::string_view why) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("map change of ", change.count, " units from ", change.first.value(),
-                   " in column ", change.column, ": ", why));
+  return absl::InvalidArgumentError(absl::StrCat("map change of ", change.count, " units from ",
+                                                 change.first.value(), " in column ", change.column,
+                                                 ": ", why));
 }
 
 }  // namespace
@@ -350,7 +350,8 @@ absl::Status ThinEdit::CutGrants(const Grant& grant, bool handed_out) {
     if (begin.device != rest.legs[0].device || skip >= whole.grant.count) {
       return refuse("are not granted");
     }
-    if (Part(whole.grant, skip, 0).legs != rest.legs) return refuse("are not side by side on all legs");
+    if (Part(whole.grant, skip, 0).legs != rest.legs)
+      return refuse("are not side by side on all legs");
     if (whole.handed_out != handed_out) {
       return refuse(handed_out ? "were only set aside" : "were handed out before");
     }

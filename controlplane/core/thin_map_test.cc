@@ -138,8 +138,7 @@ struct Model {
         for (uint64_t unit = 0; unit < kColumnUnits; ++unit) {
           const Cell& cell = At(column, leg, unit);
           if (!cell) continue;
-          runs.push_back(
-              {column, leg, ColumnUnit(unit), 1, cell->device, cell->unit, cell->stale});
+          runs.push_back({column, leg, ColumnUnit(unit), 1, cell->device, cell->unit, cell->stale});
         }
       }
     }
@@ -235,8 +234,7 @@ class ThinMapModel : public testing::TestWithParam<int> {
     MapChange change;
     change.column = static_cast<uint32_t>(random_.Below(columns_));
     change.first = ColumnUnit(random_.Below(kColumnUnits));
-    change.count =
-        static_cast<uint32_t>(1 + random_.Below(kColumnUnits - change.first.value()));
+    change.count = static_cast<uint32_t>(1 + random_.Below(kColumnUnits - change.first.value()));
     const std::optional<Grant> grant = SomeGranted();
     if (!grant || random_.OneIn(3)) {
       change.kind = MapChange::Kind::kUnbind;

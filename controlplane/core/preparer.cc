@@ -102,8 +102,7 @@ absl::Status Preparer::ZeroPart(Job& job, DeviceIndex index) {
   for (const MapRun& run : *job.volume->runs) {
     if (run.device == index) units.push_back({run.unit, run.count});
   }
-  return ZeroOnDevice(state_, job.volume->record.devices[index.value()], std::move(units),
-                      job.progress);
+  return ZeroOnDevice(state_, job.volume->record.devices[index.value()], units, job.progress);
 }
 
 void Preparer::Finish(const Job& job, const absl::Status& error) {

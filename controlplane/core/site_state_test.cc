@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -228,7 +229,10 @@ TEST_F(LoadTest, ContradictionsAreDataLossWithAName) {
 TEST_F(LoadTest, ContradictionsOfThinVolumesAreDataLossToo) {
   const VolumeRecord& thick = volume_->record;
   VolumeRecord thin = thick;
-  thin.id = Uuid::Random();
+  // Read after the other, so that it is the one to be refused.
+  std::array<uint8_t, Uuid::kBytes> last;
+  last.fill(0xff);
+  thin.id = Uuid(last);
   thin.name = "thin";
   thin.thin = true;
   const uint64_t units = kDeviceBytes / kSmallExtentBytes;

@@ -76,7 +76,7 @@ absl::Status ZeroRanges(SiteState& state, const Uuid& id, std::vector<Range> ran
   return (*device)->Flush();
 }
 
-absl::Status ZeroSideBySide(SiteState& state, std::map<Uuid, std::vector<Range>> by_device,
+absl::Status ZeroSideBySide(SiteState& state, const std::map<Uuid, std::vector<Range>>& by_device,
                             std::vector<Uuid>* failed) {
   struct Part {
     Uuid device;
@@ -84,7 +84,8 @@ absl::Status ZeroSideBySide(SiteState& state, std::map<Uuid, std::vector<Range>>
     absl::Status status;
   };
   std::vector<Part> parts;
-  for (auto& [device, ranges] : by_device) parts.push_back({device, std::move(ranges), {}});
+  parts.reserve(by_device.size());
+  for (const auto& [device, ranges] : by_device) parts.push_back({device, ranges, {}});
 
   ZeroProgress progress;
   std::atomic<size_t> next{0};
@@ -118,18 +119,19 @@ absl::Status ZeroUnits(SiteState& state, absl::Span<const std::pair<Uuid, UnitRu
                        std::vector<Uuid>* failed) {
   std::map<Uuid, std::vector<Range>> by_device;
   for (const auto& [device, run] : units) by_device[device].push_back(RangeOf(run));
-  return ZeroSideBySide(state, std::move(by_device), failed);
+  return ZeroSideBySide(state, by_device, failed);
 }
 
 absl::Status ZeroBytes(SiteState& state, absl::Span<const DeviceBytes> ranges) {
   std::map<Uuid, std::vector<Range>> by_device;
   for (const DeviceBytes& r : ranges) by_device[r.device].push_back({r.offset, r.length});
-  return ZeroSideBySide(state, std::move(by_device), nullptr);
+  return ZeroSideBySide(state, by_device, nullptr);
 }
 
-absl::Status ZeroOnDevice(SiteState& state, const Uuid& device, std::vector<UnitRun> units,
+absl::Status ZeroOnDevice(SiteState& state, const Uuid& device, absl::Span<const UnitRun> units,
                           ZeroProgress& progress) {
   std::vector<Range> ranges;
+  ranges.reserve(units.size());
   for (const UnitRun& run : units) ranges.push_back(RangeOf(run));
   return ZeroRanges(state, device, std::move(ranges), progress);
 }

@@ -43,7 +43,7 @@ struct DeviceBytes {
 absl::Status ZeroBytes(SiteState& state, absl::Span<const DeviceBytes> ranges);
 
 // Units of one device. Cancelled when it was told to stop; errors do not name the device.
-absl::Status ZeroOnDevice(SiteState& state, const Uuid& device, std::vector<UnitRun> units,
+absl::Status ZeroOnDevice(SiteState& state, const Uuid& device, absl::Span<const UnitRun> units,
                           ZeroProgress& progress);
 
 }  // namespace braid

@@ -48,8 +48,6 @@ class FakeControlPlane final : public MapAuthority {
 
   absl::Status MarkStale(DeviceIndex device, absl::string_view) override {
     MutexLock l(&mu_);
-    ++stale_asked_;
-    changed_.SignalAll();
     while (held_up_) changed_.Wait(&mu_);
     if (Off()) return absl::CancelledError("no power");
     stale_.insert(device);
@@ -81,9 +79,7 @@ class FakeControlPlane final : public MapAuthority {
 
   absl::StatusOr<Space> TakeSpace(uint64_t units) override {
     MutexLock l(&mu_);
-    ++space_asked_;
-    changed_.SignalAll();
-    if (unreachable_ || held_up_) return absl::UnavailableError("no control plane");
+    if (unreachable_) return absl::UnavailableError("no control plane");
     if (Off()) return absl::CancelledError("no power");
     Space space;
     while (units > 0) {
@@ -117,12 +113,11 @@ class FakeControlPlane final : public MapAuthority {
       }
       FreeGrant(grant);
     }
-    returned_ += grants.size();
   }
 
   // --------------------------------------------------------------------- for the test
 
-  // Answers nothing until told otherwise; space is Unavailable meanwhile.
+  // Commits nothing until told otherwise; space it gives.
   void HoldUp(bool yes) { Set(held_up_, yes); }
   void SetUnreachable(bool yes) { Set(unreachable_, yes); }
   // Commits that are held up end: the process is about to die. Undone by BeginHolder.
@@ -141,14 +136,6 @@ class FakeControlPlane final : public MapAuthority {
     for (size_t d = 0; d < devices_.size(); ++d) {
       for (uint64_t u = 0; u < units; ++u) free_[d].insert(devices_[d].units++);
     }
-  }
-  void AwaitSpaceAsked(uint64_t times) {
-    MutexLock l(&mu_);
-    while (space_asked_ < times) changed_.Wait(&mu_);
-  }
-  void AwaitStaleAsked() {
-    MutexLock l(&mu_);
-    while (stale_asked_ == 0) changed_.Wait(&mu_);
   }
 
   // After the machine has crashed: grants are worth nothing, and of every unit one leg
@@ -211,10 +198,6 @@ class FakeControlPlane final : public MapAuthority {
     uint64_t units = 0;
     for (const Grant& grant : grants_) units += grant.count;
     return units;
-  }
-  uint64_t space_asked() const {
-    MutexLock l(&mu_);
-    return space_asked_;
   }
   uint64_t moves() const {
     MutexLock l(&mu_);
@@ -421,9 +404,6 @@ class FakeControlPlane final : public MapAuthority {
   std::vector<std::string> faults_ ABSL_GUARDED_BY(mu_);
   uint64_t applied_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t longest_piece_ ABSL_GUARDED_BY(mu_) = 1024;
-  uint64_t space_asked_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t stale_asked_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t returned_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t moves_ ABSL_GUARDED_BY(mu_) = 0;
   bool held_up_ ABSL_GUARDED_BY(mu_) = false;
   bool unreachable_ ABSL_GUARDED_BY(mu_) = false;

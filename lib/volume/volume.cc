@@ -1,5 +1,6 @@
 #include "lib/volume/volume.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -11,6 +12,41 @@
 #include "lib/base/errno_status.h"
 
 namespace braid {
+namespace {
+
+// ForEachPiece, cut further to units where some leg of the row has a table, so that one
+// look-up serves each piece. A row all of whose legs are large must not be split meanwhile.
+template <class Fn>
+bool ForEachMappedPiece(const PageTable& map, uint64_t offset, uint64_t length, Fn&& fn) {
+  const Geometry& geometry = map.geometry();
+  return ForEachPiece(geometry, offset, length, [&](const Piece& whole) {
+    bool table = false;
+    for (uint32_t leg = 0; leg < geometry.legs(); ++leg) {
+      table = table || map.Word(geometry.Row(whole.place), leg).is_table();
+    }
+    if (!table) [[likely]]
+      return fn(whole);
+    for (Piece rest = whole; rest.length > 0;) {
+      Piece piece = rest;
+      piece.length =
+          std::min(rest.length, kSmallExtentBytes - rest.place.offset % kSmallExtentBytes);
+      if (!fn(piece)) return false;
+      rest.volume_offset += piece.length;
+      rest.place.offset += piece.length;
+      rest.length -= piece.length;
+    }
+    return true;
+  });
+}
+
+}  // namespace
+
+template <class Fn>
+bool Volume::ForEachLookUp(uint64_t offset, uint64_t length, Fn&& fn) const {
+  // A row of a thin volume may become a table at any moment, so it counts as one always.
+  return thin_ ? ForEachUnitPiece(geometry(), offset, length, fn)
+               : ForEachMappedPiece(*map_, offset, length, fn);
+}
 
 absl::StatusOr<std::unique_ptr<Volume>> Volume::Open(
     const Geometry& geometry, const std::vector<MapRun>& runs,

@@ -89,7 +89,7 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
     // Devices that are not there: nothing is bound on them.
     std::vector<DeviceIndex> missing;
     // What a first write does without space: FirstWrites::Options.
-    OnFull on_full = OnFull::kWait;
+    WhenFull when_full = WhenFull::kWait;
     absl::Duration full_timeout = absl::InfiniteDuration();
     std::function<bool()> wanted;
   };
@@ -184,10 +184,7 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
   std::optional<Source> ChooseSource(const Piece& piece, uint32_t skip, bool* hole) const;
   // Pieces that one look-up each serves.
   template <class Fn>
-  bool ForEachLookUp(uint64_t offset, uint64_t length, Fn&& fn) const {
-    return thin_ ? ForEachUnitPiece(geometry(), offset, length, fn)
-                 : ForEachPiece(geometry(), offset, length, fn);
-  }
+  bool ForEachLookUp(uint64_t offset, uint64_t length, Fn&& fn) const;
   // For IoPlan::Run.
   auto DeviceOf() const {
     return [this](DeviceIndex d) -> BlockDevice& { return slots_->device(d); };

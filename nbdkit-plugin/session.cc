@@ -94,7 +94,7 @@ absl::Status Session::OpenVolume(const Surroundings& surroundings) {
                     .applied_sequence = attachment.applied_sequence,
                     .grants = attachment.grants,
                     .missing = missing,
-                    .on_full = attachment.waits_when_full ? OnFull::kWait : OnFull::kFail,
+                    .when_full = attachment.waits_when_full ? WhenFull::kWait : WhenFull::kFail,
                     .full_timeout = attachment.full_timeout,
                     .wanted = surroundings.request_is_wanted});
   client_->DropMap();

@@ -120,20 +120,36 @@ std::string SectorHistory::JudgeSector(uint64_t sector, std::vector<Change>& cha
       }
     }
   }
-  // What may still be there.
+  // What may still be there, or be again after a power cut.
   std::vector<Change> kept;
   for (const Change& w : changes) {
-    if (!certainly_between(w.ended, UINT64_MAX)) kept.push_back(w);
+    const bool gone = std::any_of(changes.begin(), changes.end(), [&](const Change& x) {
+      return x.certain && x.began > w.ended && (x.durable || !power_cuts_);
+    });
+    if (!gone) kept.push_back(w);
   }
   changes = std::move(kept);
   return "";
+}
+
+void SectorHistory::AddFlush(uint64_t began) {
+  MutexLock l(&mu_);
+  last_flush_ = std::max(last_flush_, began);
+}
+
+void SectorHistory::PowerCut() {
+  MutexLock l(&mu_);
+  assert(power_cuts_ && changes_.empty() && reads_.empty());
+  for (std::vector<Change>& of_sector : carried_) {
+    for (Change& change : of_sector) change.certain = change.certain && change.durable;
+  }
 }
 
 std::string SectorHistory::Judge() {
   MutexLock l(&mu_);
   if (carried_.empty()) {
     // The zeros before the history, ended before the first stamp.
-    carried_.resize(sectors_, {Change{.id = 0, .first_sector = 0, .sectors = sectors_}});
+    carried_.resize(sectors_, {Change{.first_sector = 0, .sectors = sectors_, .durable = true}});
   }
   std::map<uint64_t, std::vector<SectorRead>> reads;
   for (const SectorRead& read : reads_) reads[read.sector].push_back(read);
@@ -145,6 +161,9 @@ std::string SectorHistory::Judge() {
   }
   changes_.clear();
   reads_.clear();
+  for (std::vector<Change>& of_sector : carried_) {
+    for (Change& change : of_sector) change.durable |= change.ended < last_flush_;
+  }
   for (auto& [sector, of_sector] : reads) {
     std::string fault = JudgeSector(sector, carried_[sector], of_sector);
     if (!fault.empty()) return fault;

@@ -85,5 +85,32 @@ TEST(SectorHistory, RemembersAcrossJudgements) {
   EXPECT_NE(history.Judge(), "");
 }
 
+TEST(SectorHistory, TakesBackWhatWasNotDurableAtAPowerCut) {
+  // 7 is flushed, 8 acknowledged only; what was read before says nothing.
+  const auto after_cut = [](std::vector<uint64_t> reads, bool fua) {
+    SectorHistory history(1, true, /*power_cuts=*/true);
+    history.AddChange(Write(5, 1, 2));
+    history.AddChange(Write(7, 3, 4));
+    history.AddFlush(5);
+    Change last = Write(8, 6, 7);
+    last.durable = fua;
+    history.AddChange(last);
+    history.AddRead(0, 8, 9, Content(8));
+    EXPECT_EQ(history.Judge(), "");
+    history.PowerCut();
+    uint64_t now = 10;
+    for (uint64_t id : reads) history.AddRead(0, now++, now++, Content(id));
+    return history.Judge();
+  };
+  EXPECT_EQ(after_cut({7, 7}, false), "");
+  EXPECT_EQ(after_cut({8, 8}, false), "");
+  EXPECT_EQ(after_cut({8}, true), "");
+  EXPECT_NE(after_cut({7}, true), "");
+  EXPECT_NE(after_cut({5}, false), "");
+  EXPECT_NE(after_cut({0}, false), "");
+  EXPECT_NE(after_cut({9}, false), "");
+  EXPECT_NE(after_cut({8, 7}, false), "");
+}
+
 }  // namespace
 }  // namespace braid

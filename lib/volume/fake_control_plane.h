@@ -79,7 +79,7 @@ class FakeControlPlane final : public MapAuthority {
 
   absl::StatusOr<Space> TakeSpace(uint64_t units) override {
     MutexLock l(&mu_);
-    if (unreachable_ || held_up_) return absl::UnavailableError("no control plane");
+    if (unreachable_) return absl::UnavailableError("no control plane");
     if (Off()) return absl::CancelledError("no power");
     Space space;
     while (units > 0) {
@@ -117,7 +117,7 @@ class FakeControlPlane final : public MapAuthority {
 
   // --------------------------------------------------------------------- for the test
 
-  // Answers nothing until told otherwise; space is Unavailable meanwhile.
+  // Commits nothing until told otherwise; space it gives.
   void HoldUp(bool yes) { Set(held_up_, yes); }
   void SetUnreachable(bool yes) { Set(unreachable_, yes); }
   // Commits that are held up end: the process is about to die. Undone by BeginHolder.

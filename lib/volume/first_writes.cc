@@ -243,7 +243,7 @@ absl::Status FirstWrites::AwaitSpace(const Needs& needs,
   const Clock::time_point now = Clock::now();
   if (full_) {
     if (!give_up.has_value()) give_up = After(now, options_.full_timeout);
-    const bool out_of_time = options_.on_full == OnFull::kWait
+    const bool out_of_time = options_.when_full == WhenFull::kWait
                                  ? now >= *give_up
                                  // An answer this old is asked for again.
                                  : now < asked_ + kAskAgain;

@@ -28,7 +28,7 @@
 namespace braid {
 
 // What a first write does when there is no space to be had.
-enum class OnFull : uint8_t {
+enum class WhenFull : uint8_t {
   kFail,  // fails with ENOSPC
   kWait,  // is held until there is
 };
@@ -54,7 +54,7 @@ class RecentCount {
 class FirstWrites {
  public:
   struct Options {
-    OnFull on_full = OnFull::kWait;
+    WhenFull when_full = WhenFull::kWait;
     // Of kWait: how long a write is held by a full pool before it fails all the same.
     absl::Duration full_timeout = absl::InfiniteDuration();
     // May be empty. Asked about once a second on the thread of a request that waits, and once
@@ -71,7 +71,7 @@ class FirstWrites {
 
   // Binds every unit of the range that has no space and where `data` is not all zeros; all
   // of them or none. Returns at once when there are none. Not inside a pass. ENOSPC: there
-  // is no space (see OnFull); other errors: the volume has stopped.
+  // is no space (see WhenFull); other errors: the volume has stopped.
   absl::Status EnsureMapped(uint64_t offset, absl::Span<const char> data);
 
   // Fails those that wait, and all that would, with `why`.

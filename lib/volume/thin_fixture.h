@@ -29,9 +29,10 @@ struct ThinOptions {
   uint64_t units = 1024;  // of each device, in the pool
   // Devices that lose what was not flushed; null: in memory, and sound.
   PowerSupply* power = nullptr;
+  uint64_t longest_piece = 1024;  // FakeControlPlane::SetLongestPiece
   uint64_t seed = 1;
   uint32_t spare_devices = 0;
-  OnFull on_full = OnFull::kWait;
+  WhenFull when_full = WhenFull::kWait;
   absl::Duration full_timeout = absl::InfiniteDuration();
 };
 
@@ -72,6 +73,7 @@ class ThinFixture {
       raw.back().units = options.units;
     }
     site = std::make_unique<FakeControlPlane>(geometry, std::move(raw));
+    site->SetLongestPiece(options.longest_piece);
     Open();
   }
   ~ThinFixture() { Kill(); }
@@ -97,7 +99,7 @@ class ThinFixture {
     Volume::Options options{.thin = true,
                             .applied_sequence = site->applied(),
                             .grants = site->grants(),
-                            .on_full = options_.on_full,
+                            .when_full = options_.when_full,
                             .full_timeout = options_.full_timeout,
                             .wanted = wanted};
     absl::StatusOr<std::unique_ptr<Volume>> opened = Volume::Open(

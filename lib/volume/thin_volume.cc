@@ -74,7 +74,7 @@ absl::Status Volume::OpenThin(const std::vector<MapRun>& runs, AttachmentJournal
   }
   first_writes_ = std::make_unique<FirstWrites>(
       state_.get(),
-      FirstWrites::Options{.on_full = options.on_full,
+      FirstWrites::Options{.when_full = options.when_full,
                            .full_timeout = options.full_timeout,
                            .wanted = options.wanted},
       stopped);

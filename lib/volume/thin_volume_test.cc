@@ -286,7 +286,7 @@ TEST(ThinVolume, DrainsRequestsBeforeFreedUnitsAreAnothers) {
 // ------------------------------------------------------------------------ running full
 
 TEST(ThinVolume, FailsWithNoSpaceBeforeAnythingIsWritten) {
-  ThinFixture f(kMirror, 64 * kExtentBytes, {.units = 100, .on_full = OnFull::kFail});
+  ThinFixture f(kMirror, 64 * kExtentBytes, {.units = 100, .when_full = WhenFull::kFail});
   ASSERT_TRUE(f.volume->Write(0, Pattern(90 * kUnit, 1), true).ok());
   // Of this the first half has space, and all of it does not.
   const absl::Status s = f.volume->Write(80 * kUnit, Pattern(30 * kUnit, 2), false);
@@ -355,7 +355,7 @@ TEST(ThinVolume, FailsAHeldWriteWhenItsTimeIsOver) {
 }
 
 TEST(ThinVolume, WaitsForAControlPlaneThatIsAwayWhateverItDoesWhenFull) {
-  ThinFixture f(kLinear, kSize, {.on_full = OnFull::kFail});
+  ThinFixture f(kLinear, kSize, {.when_full = WhenFull::kFail});
   f.Kill();
   f.site->SetUnreachable(true);
   f.site->Crash([](uint64_t) { return 0; });  // so that nothing is in reserve
@@ -426,9 +426,8 @@ TEST(ThinVolume, FoldsARowThatFilledUpInPieces) {
 }
 
 TEST(ThinVolume, LeavesEverythingAsItWasWhenAFoldFails) {
-  ThinFixture f(kMirror, kSize);
   // Without whole rows in the reservation there is no fold.
-  f.site->SetLongestPiece(16);
+  ThinFixture f(kMirror, kSize, {.longest_piece = 16});
   std::string expected(kExtentBytes, '\0');
   for (uint64_t i = 0; i < 64; ++i) {
     const uint64_t at = (i * 27 % 64) * kUnit;
@@ -573,12 +572,21 @@ TEST(ThinVolume, RefusesAMapWhoseLegsDoNotGoTogether) {
 
 TEST(ThinVolume, KeepsFillingItsReservationAheadOfAWriter) {
   ThinFixture f(kLinear, 200 * kExtentBytes, {.units = 8192});
-  ASSERT_TRUE(f.volume->Write(0, Pattern(512, 1), true).ok());
-  for (uint64_t i = 1; i < 60; ++i) {
-    ASSERT_TRUE(f.volume->Write(i * kExtentBytes, Pattern(kExtentBytes, i), false).ok());
+  const std::string data = Pattern(3 * kExtentBytes / 4, 1);
+  for (uint64_t i = 0; i < 60; ++i) {
+    ASSERT_TRUE(f.volume->Write(i * kExtentBytes, data, false).ok());
   }
-  // Two seconds of this are all of it.
-  EXPECT_TRUE(Eventually([&] { return f.site->granted_units() >= 30 * 64; }));
+  // About as much as that took within two seconds.
+  EXPECT_TRUE(Eventually([&] { return f.site->granted_units() >= 16 * 64; }));
+}
+
+TEST(RecentCount, ForgetsWhatIsTwoSecondsOld) {
+  const RecentCount::Clock::time_point start{std::chrono::hours(1)};
+  RecentCount count;
+  EXPECT_EQ(count.Sum(start), 0u);
+  for (int i = 0; i < 100; ++i) count.Add(1, start + i * std::chrono::milliseconds(100));
+  EXPECT_NEAR(static_cast<double>(count.Sum(start + std::chrono::seconds(10))), 20, 3);
+  EXPECT_EQ(count.Sum(start + std::chrono::seconds(13)), 0u);
 }
 
 }  // namespace

@@ -89,7 +89,7 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
     // Devices that are not there: nothing is bound on them.
     std::vector<DeviceIndex> missing;
     // What a first write does without space: FirstWrites::Options.
-    OnFull on_full = OnFull::kWait;
+    WhenFull when_full = WhenFull::kWait;
     absl::Duration full_timeout = absl::InfiniteDuration();
     std::function<bool()> wanted;
   };

@@ -154,6 +154,56 @@ TEST_P(LogTest, DamagedBlockInACommittedTransactionIsARefusalWhereChecksumsTell)
   }
 }
 
+// The tail moves while the log is read: for the first `times` reads of the journal's superblock
+// it is elsewhere each time.
+class MovingTail {
+ public:
+  MovingTail(const std::string& image, uint64_t journal, int times)
+      : read_(ReadFile(image)), journal_(journal), times_(times) {}
+  ReadVolume Reader() {
+    return [this](uint64_t offset, absl::Span<char> data) {
+      absl::Status s = read_(offset, data);
+      if (offset != journal_) return s;
+      ++reads_;
+      if (reads_ > times_) return s;
+      // Start and sequence (bytes 24 to 31) as of a log that was empty then.
+      const std::string moved =
+          absl::StrCat(std::string(3, '\0'), std::string(1, '\x01'), std::string(2, '\0'),
+                       std::string(1, '\x02'), std::string(1, static_cast<char>(reads_)));
+      moved.copy(data.data() + 24, moved.size());
+      return s;
+    };
+  }
+  int reads() const { return reads_; }
+
+ private:
+  const ReadVolume read_;
+  const uint64_t journal_;
+  const int times_;
+  int reads_ = 0;
+};
+
+TEST_P(LogTest, IsReadAgainWhenItsTailMovedMeanwhile) {
+  if (absl::string_view(GetParam().journal_open) != "") GTEST_SKIP() << "needs no checksums";
+  Transaction({FreeBlock(0)}, Data('a'), {});
+  Write();
+  const uint64_t journal = Reader().runs()[0].volume_offset;
+  const Place place{.offset = 0, .length = 256 << 20};
+  MovingTail once(image_, journal, 3);
+  auto fs = FileSystem::Open(once.Reader(), place);
+  ASSERT_TRUE(fs.ok()) << fs.status();
+  const auto view = (*fs)->Look(/*offline=*/false, [](uint32_t) {});
+  ASSERT_TRUE(view.ok()) << view.status();
+  EXPECT_EQ(view->free, free_);
+  EXPECT_EQ(once.reads(), 5);  // Open; two that differ; two that do not
+
+  MovingTail always(image_, journal, 1000);
+  auto moving = FileSystem::Open(always.Reader(), place);
+  ASSERT_TRUE(moving.ok()) << moving.status();
+  EXPECT_TRUE(absl::IsAborted((*moving)->Look(false, [](uint32_t) {}).status()));
+  EXPECT_TRUE(absl::IsAborted((*moving)->ReadCommittedSequence().status()));
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Kinds, LogTest,
     ::testing::Values(Kind{"v3", "", "-c -v 3", 4096}, Kind{"v2", "", "-c -v 2", 4096},

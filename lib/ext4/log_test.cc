@@ -146,7 +146,7 @@ TEST_P(LogTest, DamagedBlockInACommittedTransactionIsARefusalWhereChecksumsTell)
     // In a commit block this is within its checksum's own padding.
     WriteAt(image_, at + 40, "\x77");
     const auto view = LookOnce(image_);
-    if (absl::string_view(GetParam().journal_open) == "") {
+    if (absl::string_view(GetParam().journal_open).empty()) {
       EXPECT_TRUE(view.ok());  // nothing tells
     } else {
       EXPECT_EQ(view.status().code(), absl::StatusCode::kDataLoss) << block - start;
@@ -184,7 +184,7 @@ class MovingTail {
 };
 
 TEST_P(LogTest, IsReadAgainWhenItsTailMovedMeanwhile) {
-  if (absl::string_view(GetParam().journal_open) != "") GTEST_SKIP() << "needs no checksums";
+  if (!absl::string_view(GetParam().journal_open).empty()) GTEST_SKIP() << "needs no checksums";
   Transaction({FreeBlock(0)}, Data('a'), {});
   Write();
   const uint64_t journal = Reader().runs()[0].volume_offset;
@@ -245,8 +245,8 @@ TEST_P(DamageTest, IsRefusedOrFreesNothingThatIsInUse) {
   std::string tables = Must(
       absl::StrCat("dumpe2fs ", image,
                    " 2>/dev/null | sed -n 's/.*Inode table at \\([0-9]*\\)-.*/\\1/p' | head -1"));
-  spots.push_back(std::stoull(tables) * 1024 + 7 * 128);
-  spots.push_back(std::stoull(tables) * 1024 + 7 * 256);
+  spots.push_back(std::stoull(tables) * 1024 + uint64_t{7} * 128);
+  spots.push_back(std::stoull(tables) * 1024 + uint64_t{7} * 256);
   // Descriptors and the first bitmap, as they are (a superblock would have to say that there is a
   // log).
   std::string commands = absl::StrCat("jo ", GetParam().journal_open, "\n");
@@ -258,7 +258,7 @@ TEST_P(DamageTest, IsRefusedOrFreesNothingThatIsInUse) {
   WriteAt(log_file, 0, data);
   absl::StrAppend(&commands, "jw -b ", absl::StrJoin(logged, ","), " ", log_file, "\njc\n");
   Must(absl::StrCat("debugfs -w -f - ", image, " <<'END'\n", commands, "END"));
-  for (int i = 0; i < 6; ++i) spots.push_back(journal + (1 + i) * 1024);
+  for (uint32_t i = 0; i < 6; ++i) spots.push_back(journal + (1 + uint64_t{i}) * 1024);
   ASSERT_TRUE(LookOnce(image).ok()) << LookOnce(image).status();
 
   std::mt19937_64 random(TestSeed());

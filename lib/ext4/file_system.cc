@@ -110,6 +110,7 @@ struct FileSystem::State {
   uint32_t done = 0;  // groups of this pass
   // What unsettled groups looked like, to tell damage from change.
   absl::flat_hash_map<uint32_t, std::pair<GroupDescriptor, std::string>> looked;
+  absl::Status unsettled_reason;  // of the last one
 };
 
 FileSystem::FileSystem(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -196,6 +197,7 @@ absl::StatusOr<FileSystem::View> FileSystem::Look(
       return s;
     }
     if (absl::Status s = state.ReadGroups(*snapshot, &pending, progress); !s.ok()) return s;
+    if (offline && !pending.empty()) return state.unsettled_reason;
   }
   view.free = state.FreeExtents(*snapshot);
   return view;
@@ -295,6 +297,7 @@ absl::Status FileSystem::State::TakeGroup(const Snapshot& snapshot, uint32_t gro
   const auto [before, first] = looked.try_emplace(group, now);
   if (!first && before->second == now) return free.status();
   before->second = std::move(now);
+  unsettled_reason = free.status();
   unsettled->push_back(group);
   return absl::OkStatus();
 }

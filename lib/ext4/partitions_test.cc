@@ -102,7 +102,7 @@ TEST_F(PartitionsTest, GptOfLargeSectors) {
   WriteAt(image_, 4096, header);
   WriteAt(image_, 8192, entries);
   EXPECT_EQ(Found(), "");  // partition 1 lies at 8 MiB, where nothing is yet
-  MakeExt4(2048 * 4096, 51200 * 4096);
+  MakeExt4(8 * kMiB, 200 * kMiB);
   EXPECT_EQ(Found(), "1@8+200");
 }
 

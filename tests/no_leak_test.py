@@ -4,7 +4,7 @@
 Every volume fills what it has with a pattern of its own, then goes, in one of several ways:
 deleted, trimmed, its server killed in the middle, braidd killed in the middle. The next one
 writes one sector here and there and reads everything around it raw: zeros, or its own.
-BRAID_LEAK_EXTENTS: extents (64 KiB) to pass on (default 6000; --full of tools/check: 100000).
+BRAID_LEAK_EXTENTS: extents (64 KiB) to pass on (default 1500; --full of tools/check: 100000).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import harness
 from harness import GIB, KIB, MIB
 from thin_test import connect
 
-EXTENTS = int(os.environ.get("BRAID_LEAK_EXTENTS", 6000))
+EXTENTS = int(os.environ.get("BRAID_LEAK_EXTENTS", 1500))
 UNIT = 64 * KIB
 
 

@@ -22,8 +22,6 @@ namespace {
 
 constexpr uint64_t kMagic = 0x6c6e4a6469617242;  // "BraidJnl" in the file
 
-// Higher numbers are damage: nobody counts as far, and sums with them must not overflow.
-constexpr uint64_t kMaxNumber = uint64_t{1} << 62;
 // A column of the largest volume.
 constexpr uint64_t kMaxColumnUnits = kMaxVolumeBytes / kSmallExtentBytes + kSmallPerExtent;
 
@@ -156,7 +154,7 @@ void AttachmentJournal::ReadPastChanges(Past& past) const {
     const Place& place = layout_->changes[i];
     const uint64_t number = place.number.load(std::memory_order_acquire);
     if (number == 0) continue;
-    if (number > kMaxNumber || number % kChanges != i) {
+    if (number >= kMaxChange || number % kChanges != i) {
       past.damaged_change = UINT64_MAX;  // it could be any
       continue;
     }
@@ -259,7 +257,7 @@ AttachmentJournal::Write::~Write() {
 }
 
 void AttachmentJournal::NoteChange(uint64_t sequence, const MapChange& change) {
-  assert(has_changes() && sequence > 0 && sequence <= kMaxNumber);
+  assert(has_changes() && sequence > 0 && sequence <= kMaxChange);
   Place& place = layout_->changes[sequence % kChanges];
   const ChangeWords words = Encode(change);
   place.number.store(0, std::memory_order_relaxed);

@@ -103,6 +103,8 @@ class AttachmentJournal {
 
   // Map changes noted and not known to be committed: at most this many.
   static constexpr size_t kChanges = 8192;
+  // The highest number of one; who takes a number from outside checks it against this.
+  static constexpr uint64_t kMaxChange = uint64_t{1} << 62;
 
   // `fd` is the lock file, open for reading and writing, locked by this process; it may be
   // closed afterwards, the lock kept by another descriptor of the same open file. Changes

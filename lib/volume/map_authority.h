@@ -28,7 +28,8 @@ class MapAuthority {
 
   // Device `device` of this volume missed a write. Durable when OK: its units are stale
   // by the rule of MarkDeviceStale in map_run.h. The write that asks is not acknowledged
-  // before. Every map change made before has been committed.
+  // before. Every map change made before has been committed, or says itself that the leg
+  // there is stale (MapLog::MarkStale), and so do those made after.
   virtual absl::Status MarkStale(DeviceIndex device, absl::string_view reason) = 0;
 
   // The only copy of something was lost, in words. Best effort; does not wait long.

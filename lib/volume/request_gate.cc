@@ -16,7 +16,10 @@ size_t OwnShard(size_t shards) {
 
 std::atomic<uint64_t>* RequestGate::Enter() {
   // An old phase is as good for the outcome: it makes a Drain wait a little longer.
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
+  return EnterPhase(phase_.load(std::memory_order_relaxed));
+}
+
+std::atomic<uint64_t>* RequestGate::EnterPhase(uint32_t phase) {
   std::atomic<uint64_t>* const counter = &shards_[OwnShard(kShards)].in_phase[phase];
   counter->fetch_add(1, std::memory_order_acq_rel);
   return counter;

@@ -89,7 +89,10 @@ class RequestGate {
   // In a counter, beside the requests: Drain waits for it.
   static constexpr uint64_t kAwaited = uint64_t{1} << 63;
 
+  friend class RequestGatePeer;  // of the test
+
   std::atomic<uint64_t>* Enter();
+  std::atomic<uint64_t>* EnterPhase(uint32_t phase);
   void Leave(std::atomic<uint64_t>* counter);
   void AwaitPhase(uint32_t phase);
   // Whether the range meets one that is held; an empty one meets none.

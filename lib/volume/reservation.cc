@@ -181,9 +181,12 @@ std::optional<Grant> Reservation::TakeUnits(uint32_t column_number, uint64_t cou
   if (count == 0 || pieces_.empty()) return std::nullopt;
   Column& column = columns_[column_number];
   auto piece = column.small.has_value() ? Find(*column.small) : pieces_.end();
-  if (piece == pieces_.end() || piece->second.grant.count < count) {
+  // A row that is whole is not open: what is left of others comes first.
+  const uint64_t most = count < kSmallPerExtent ? kSmallPerExtent - 1 : UINT64_MAX;
+  if (piece == pieces_.end() || piece->second.grant.count < count ||
+      piece->second.grant.count > most) {
     const std::optional<Choice> open = ChooseShort(column, count);
-    const std::optional<Choice> fresh = ChooseLong(column, std::max<uint64_t>(count, 1));
+    const std::optional<Choice> fresh = ChooseLong(column, count);
     if (open.has_value() && (!fresh.has_value() || open->shared <= fresh->shared)) {
       piece = open->piece;
     } else if (fresh.has_value()) {

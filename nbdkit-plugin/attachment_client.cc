@@ -8,7 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <limits>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -16,7 +16,11 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/types/span.h"
 #include "lib/base/errno_status.h"
+#include "nbdkit-plugin/attachment_codec.h"
+#include "nbdkit-plugin/control_call.h"
+#include "nbdkit-plugin/devices.h"
 #include "nbdkit-plugin/error_log.h"
 
 namespace braid {
@@ -29,6 +33,8 @@ constexpr absl::Duration kAttempt = absl::Seconds(10);
 // legs is 67 million rows, some 1.5 GB.
 constexpr absl::Duration kOpenAttempt = absl::Seconds(60);
 constexpr absl::Duration kFaultAttempt = absl::Seconds(2);
+// Space is zeroed on its devices before it is granted: a GiB on a slow disk.
+constexpr absl::Duration kSpaceAttempt = absl::Seconds(60);
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
 constexpr absl::Duration kLongestPause = absl::Seconds(5);
 constexpr absl::Duration kReminder = absl::Seconds(30);
@@ -36,107 +42,11 @@ constexpr absl::Duration kReminder = absl::Seconds(30);
 // so a lock that is taken counts only when it is still taken after this.
 constexpr absl::Duration kLockPatience = absl::Milliseconds(500);
 constexpr absl::Duration kLockPause = absl::Milliseconds(20);
-// DeviceIndex has 16 bits.
-constexpr int kMostDevices = 1 << 16;
+// As many as the control plane takes in one request: changes have at most some 100 bytes
+// each, and a message has room for a MiB.
+constexpr size_t kMostInRequest = 4096;
 // Reasons and faults are kept with the volume and shown; the beginning says it.
 constexpr size_t kMaxReasonBytes = 500;
-
-absl::Status FromGrpc(const grpc::Status& status) {
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                      OneLine(status.error_message()));
-}
-
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& target) {
-  grpc::ChannelArguments arguments;
-  // A write may be waiting for the control plane to come back: look often.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  // A control plane is not behind the proxy that an environment variable names.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  // The head of a grant names each of up to 65536 devices with its path.
-  arguments.SetMaxReceiveMessageSize(std::numeric_limits<int>::max());
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
-}
-
-// No answer: nothing says that it will not come.
-bool NoAnswer(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
-}
-
-// An answer that asking again will not change. Everything else may pass: a store that is
-// full, a control plane that is going down in the middle of the call.
-bool IsFinal(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kUnauthenticated:
-    case absl::StatusCode::kUnimplemented:
-      return true;
-    default:
-      return false;
-  }
-}
-
-absl::Status Impossible(absl::string_view what) {
-  return absl::DataLossError(
-      absl::StrCat("the control plane granted ", what,
-                   "; check that braidd and this plugin are of one version"));
-}
-
-absl::StatusOr<MapRun> DecodeAttachedRun(const Geometry& geometry, uint64_t device_count,
-                                         const braid::v1::AttachedRun& row) {
-  if (row.device_index() > std::numeric_limits<DeviceIndex::rep>::max())
-    return Impossible(absl::StrCat("a run on device ", row.device_index()));
-  MapRun run;
-  run.column = row.column();
-  run.leg = row.leg();
-  run.first = ColumnUnit(row.first_unit());
-  run.count = row.unit_count();
-  run.device = DeviceIndex(static_cast<DeviceIndex::rep>(row.device_index()));
-  run.unit = DeviceUnit(row.device_unit());
-  run.stale = row.stale();
-  const absl::Status fits = CheckRun(geometry, run, device_count);
-  if (!fits.ok()) return Impossible(absl::StrCat("an impossible run (", fits.message(), ")"));
-  return run;
-}
-
-bool IsShownName(absl::string_view name) {
-  return !name.empty() && name.size() <= 255 && std::all_of(name.begin(), name.end(), [](char c) {
-    return absl::ascii_isgraph(static_cast<unsigned char>(c)) != 0;
-  });
-}
-
-absl::StatusOr<Attachment> DecodeHeader(const braid::v1::AttachmentHeader& header) {
-  const braid::v1::Volume& volume = header.volume();
-  Attachment attachment;
-  attachment.volume_id = volume.id();
-  attachment.site = volume.site();
-  attachment.name = volume.name();
-  if (!IsShownName(attachment.volume_id) || !IsShownName(attachment.site) ||
-      !IsShownName(attachment.name))
-    return Impossible("a volume without a proper name");
-  if (header.epoch() == 0) return Impossible("epoch 0");
-  attachment.epoch = Epoch(header.epoch());
-  absl::StatusOr<Geometry> geometry = Geometry::Make(
-      volume.size_bytes(), std::max(volume.stripes(), 1U),
-      volume.stripe_size_bytes() == 0 ? kDefaultStripeBytes : volume.stripe_size_bytes(),
-      std::max(volume.copies(), 1U));
-  if (!geometry.ok())
-    return Impossible(absl::StrCat("an impossible shape (", geometry.status().message(), ")"));
-  attachment.geometry = *geometry;
-  if (header.devices_size() == 0 || header.devices_size() > kMostDevices)
-    return Impossible(absl::StrCat(header.devices_size(), " devices"));
-  for (const braid::v1::AttachedDevice& row : header.devices()) {
-    absl::StatusOr<Uuid> id = Uuid::Parse(row.id());
-    if (!id.ok() || row.path().empty())
-      return Impossible(absl::StrCat("a device without id or path (", OneLine(row.name()), ")"));
-    attachment.devices.push_back({*id, OneLine(row.name()), row.path(), row.size_bytes()});
-  }
-  return attachment;
-}
 
 std::string BootId() {
   std::string text(64, '\0');
@@ -151,7 +61,7 @@ std::string BootId() {
 AttachmentClient::AttachmentClient(Options options, Surroundings surroundings)
     : options_(std::move(options)),
       surroundings_(std::move(surroundings)),
-      stub_(braid::v1::AttachmentService::NewStub(MakeChannel(options_.target))) {}
+      stub_(v1::AttachmentService::NewStub(MakeControlChannel(options_.target))) {}
 
 absl::StatusOr<std::unique_ptr<AttachmentClient>> AttachmentClient::Take(
     const Options& options, Surroundings surroundings) {
@@ -159,7 +69,7 @@ absl::StatusOr<std::unique_ptr<AttachmentClient>> AttachmentClient::Take(
   const absl::Time give_up = absl::Now() + options.timeout;
   absl::Status status = client->Prepare(give_up);
   if (status.ok()) status = client->Lock();
-  if (status.ok() && !options.read_only) client->OpenJournal();
+  if (status.ok() && !options.read_only) status = client->OpenJournal();
   if (status.ok()) status = client->Open(give_up);
   if (!status.ok()) return status;
   return client;
@@ -197,9 +107,9 @@ absl::Status AttachmentClient::KeepAsking(
 }
 
 absl::Status AttachmentClient::Prepare(absl::Time give_up) {
-  braid::v1::PrepareAttachmentRequest request;
+  v1::PrepareAttachmentRequest request;
   request.set_volume(options_.volume);
-  braid::v1::PrepareAttachmentResponse response;
+  v1::PrepareAttachmentResponse response;
   absl::Status status =
       KeepAsking(give_up, kAttempt, NoAnswer, "waiting for it", [&](grpc::ClientContext& context) {
         return FromGrpc(stub_->PrepareAttachment(&context, request, &response));
@@ -211,6 +121,7 @@ absl::Status AttachmentClient::Prepare(absl::Time give_up) {
   if (!status.ok()) return status;
   attachment_.volume_id = response.volume_id();
   lock_path_ = response.lock_path();
+  thin_ = response.thin();
   return absl::OkStatus();
 }
 
@@ -247,18 +158,32 @@ absl::Status AttachmentClient::Lock() {
   }
 }
 
-void AttachmentClient::OpenJournal() {
+absl::Status AttachmentClient::OpenJournal() {
   const absl::StatusOr<Uuid> boot_id = Uuid::Parse(BootId());
   absl::StatusOr<std::unique_ptr<AttachmentJournal>> journal =
-      boot_id.ok() ? AttachmentJournal::Open(lock_.get(), *boot_id, false) : boot_id.status();
+      boot_id.ok() ? AttachmentJournal::Open(lock_.get(), *boot_id, thin_) : boot_id.status();
   if (journal.ok()) {
     journal_ = *std::move(journal);
-  } else {
-    surroundings_.log(absl::StrCat("going on without a journal of writes in flight (",
-                                   journal.status().message(),
-                                   "); should this process die, only one copy of a mirror will "
-                                   "be kept"));
+    if (journal_->past().has_value()) settles_ = journal_->past()->epoch;
+    return absl::OkStatus();
   }
+  // Where a thin volume's data lies is known only to its journal until it is committed.
+  if (thin_)
+    return absl::Status(
+        journal.status().code(),
+        absl::StrCat("the map changes of thin volume ", options_.volume, " cannot be noted in ",
+                     OneLine(lock_path_), " (", journal.status().message(),
+                     "); make room in that file system, or attach with readonly=true"));
+  surroundings_.log(absl::StrCat("going on without a journal of writes in flight (",
+                                 journal.status().message(),
+                                 "); should this process die, only one copy of a mirror will "
+                                 "be kept"));
+  return absl::OkStatus();
+}
+
+void AttachmentClient::DropMap() {
+  runs_ = {};
+  attachment_.grants = {};
 }
 
 void AttachmentClient::NoteSettled() {
@@ -271,49 +196,59 @@ absl::Status AttachmentClient::Open(absl::Time give_up) {
   absl::Status status = KeepAsking(give_up, kOpenAttempt, NoAnswer, "waiting for it",
                                    [&](grpc::ClientContext& context) {
                                      absl::Status read = ReadGrant(context, volume_id);
-                                     // Granted, but not understood or not to the end. Nothing
-                                     // was written under this epoch, so it may end cleanly.
-                                     if (!read.ok() && attachment_.epoch.value() != 0)
-                                       (void)Close();
+                                     if (!read.ok()) GiveUpGrant();
                                      return read;
                                    });
-  if (status.ok() && journal_ != nullptr) {
-    const std::optional<AttachmentJournal::Past>& past = journal_->past();
-    journal_->Begin(attachment_.epoch, past.has_value() && past->epoch + 1 == attachment_.epoch);
-  }
   if (NoAnswer(status))
     return absl::UnavailableError(absl::StrCat(
         "the control plane at ", options_.control, " stopped answering while it granted ",
         options_.volume, " (", status.message(), "); see that braidd runs and start again"));
-  return status;
+  if (!status.ok()) return status;
+  if (journal_ != nullptr) journal_->Begin(attachment_.epoch, attachment_.takes_over);
+  unsettled_ = attachment_.takes_over;
+  const MutexLock lock(&take_mu_);
+  devices_ = attachment_.devices;
+  missing_.assign(devices_.size(), false);
+  return absl::OkStatus();
+}
+
+void AttachmentClient::GiveUpGrant() {
+  // What the last holder left is still to be settled: nothing is called under this epoch,
+  // and the next ask names the same journal.
+  if (attachment_.epoch == Epoch() || attachment_.takes_over) return;
+  if (journal_ != nullptr) journal_->Begin(attachment_.epoch, false);
+  settles_ = Epoch();
+  // Nothing was written under this epoch, so it may end cleanly.
+  (void)Close();
 }
 
 absl::Status AttachmentClient::ReadGrant(grpc::ClientContext& context,
                                          const std::string& volume_id) {
   attachment_ = Attachment();
   runs_.clear();
-  braid::v1::OpenAttachmentRequest request;
+  v1::OpenAttachmentRequest request;
   request.set_volume_id(volume_id);
   request.set_boot_id(BootId());
   request.set_pid(static_cast<uint64_t>(getpid()));
   request.set_read_only(options_.read_only);
-  if (journal_ != nullptr && journal_->past().has_value()) {
-    request.set_settles_epoch(journal_->past()->epoch.value());
-    unsettled_ = true;
-  }
-  const std::unique_ptr<grpc::ClientReader<braid::v1::OpenAttachmentResponse>> reader =
+  request.set_settles_epoch(settles_.value());
+  const std::unique_ptr<grpc::ClientReader<v1::OpenAttachmentResponse>> reader =
       stub_->OpenAttachment(&context, request);
   std::optional<uint64_t> expected;  // runs; unknown before the header
   absl::Status bad;
-  braid::v1::OpenAttachmentResponse message;
+  v1::OpenAttachmentResponse message;
   while (bad.ok() && reader->Read(&message)) {
     if (!expected.has_value()) {
       // Even what is refused must be given back.
       attachment_.volume_id = volume_id;
       attachment_.epoch = Epoch(message.header().epoch());
+      attachment_.takes_over = message.header().takes_over();
       expected = message.header().run_count();
       absl::StatusOr<Attachment> header = DecodeHeader(message.header());
       if (header.ok() && header->volume_id != volume_id) header = Impossible("another volume");
+      if (header.ok() && header->thin != thin_) header = Impossible("a volume of another kind");
+      if (header.ok() && header->takes_over && settles_ == Epoch())
+        header = Impossible("what a journal tells, where none was found");
       bad = header.status();
       if (header.ok()) attachment_ = *std::move(header);
     } else if (message.has_header()) {
@@ -337,12 +272,12 @@ absl::Status AttachmentClient::ReadGrant(grpc::ClientContext& context,
 }
 
 absl::Status AttachmentClient::MarkStale(DeviceIndex device, absl::string_view reason) {
-  braid::v1::MarkStaleRequest request;
+  v1::MarkStaleRequest request;
   request.set_volume_id(attachment_.volume_id);
   request.set_epoch(attachment_.epoch.value());
   request.set_device_index(device.value());
   request.set_reason(OneLine(reason.substr(0, kMaxReasonBytes)));
-  braid::v1::MarkStaleResponse response;
+  v1::MarkStaleResponse response;
   const auto again = [](const absl::Status& status) { return !IsFinal(status); };
   absl::Status status =
       KeepAsking(absl::InfiniteFuture(), kAttempt, again, "a write waits for it",
@@ -353,12 +288,140 @@ absl::Status AttachmentClient::MarkStale(DeviceIndex device, absl::string_view r
   return status;
 }
 
+absl::Status AttachmentClient::CommitMap(uint64_t first_sequence,
+                                         absl::Span<const MapChange> changes) {
+  const auto again = [](const absl::Status& status) { return !IsFinal(status); };
+  while (!changes.empty()) {
+    const absl::Span<const MapChange> group = changes.subspan(0, kMostInRequest);
+    v1::CommitMapRequest request;
+    request.set_volume_id(attachment_.volume_id);
+    request.set_epoch(attachment_.epoch.value());
+    request.set_first_sequence(first_sequence);
+    for (const MapChange& change : group)
+      EncodeMapChange(change, attachment_.geometry.legs(), request.add_changes());
+    v1::CommitMapResponse response;
+    absl::Status status =
+        KeepAsking(absl::InfiniteFuture(), kAttempt, again, "what flushes wait for waits for it",
+                   [&](grpc::ClientContext& context) {
+                     return FromGrpc(stub_->CommitMap(&context, request, &response));
+                   });
+    const uint64_t last = first_sequence + group.size() - 1;
+    if (status.ok() && response.applied_sequence() < last)
+      status = Impossible(absl::StrCat("map changes up to ", response.applied_sequence(),
+                                       " where it was sent those up to ", last));
+    if (!status.ok()) {
+      unsettled_ = true;
+      return status;
+    }
+    first_sequence = last + 1;
+    changes.remove_prefix(group.size());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AttachmentClient::AskOnce(absl::Duration attempt,
+                                       absl::FunctionRef<absl::Status(grpc::ClientContext&)> call) {
+  grpc::ClientContext context;
+  context.set_deadline(absl::ToChronoTime(absl::Now() + attempt));
+  {
+    const MutexLock lock(&shut_mu_);
+    if (shut_) return absl::CancelledError("shut down");
+    asking_ = &context;
+  }
+  absl::Status status = call(context);
+  const MutexLock lock(&shut_mu_);
+  asking_ = nullptr;
+  return shut_ && !status.ok() ? absl::CancelledError("shut down") : status;
+}
+
+void AttachmentClient::ShutDown() {
+  const MutexLock lock(&shut_mu_);
+  shut_ = true;
+  if (asking_ != nullptr) asking_->TryCancel();
+}
+
+absl::StatusOr<MapAuthority::Space> AttachmentClient::TakeSpace(uint64_t units) {
+  const MutexLock lock(&take_mu_);
+  v1::TakeSpaceRequest request;
+  request.set_volume_id(attachment_.volume_id);
+  request.set_epoch(attachment_.epoch.value());
+  request.set_unit_count(units);
+  request.set_known_device_count(static_cast<uint32_t>(devices_.size()));
+  v1::TakeSpaceResponse response;
+  absl::Status status = AskOnce(kSpaceAttempt, [&](grpc::ClientContext& context) {
+    return FromGrpc(stub_->TakeSpace(&context, request, &response));
+  });
+  if (status.ok()) return OpenSpace(response);
+  if (IsFinal(status) || absl::IsCancelled(status)) return status;
+  return absl::UnavailableError(absl::StrCat("the control plane at ", options_.control,
+                                             " gives no space (", status.message(), ")"));
+}
+
+absl::StatusOr<MapAuthority::Space> AttachmentClient::OpenSpace(
+    const v1::TakeSpaceResponse& response) {
+  if (!response.devices().empty() && response.first_device_index() != devices_.size())
+    return Impossible(absl::StrCat("devices from number ", response.first_device_index(),
+                                   " on where ", devices_.size(), " are known"));
+  std::vector<DeviceIdentity> devices = devices_;
+  if (absl::Status status = DecodeDevices(response.devices(), devices); !status.ok()) return status;
+  absl::StatusOr<std::vector<Grant>> grants =
+      DecodeGrants(attachment_.geometry, devices, response.grants());
+  if (!grants.ok()) return grants.status();
+
+  OpenedDevices opened = OpenDevices(absl::MakeConstSpan(devices).subspan(devices_.size()),
+                                     options_.read_only, surroundings_);
+  devices_ = std::move(devices);
+  missing_.insert(missing_.end(), opened.is_missing.begin(), opened.is_missing.end());
+  std::move(opened.devices.begin(), opened.devices.end(), std::back_inserter(opened_));
+  Space space;
+  for (Grant& grant : *grants) {
+    bool usable = true;
+    for (const UnitPlace& leg : grant.legs) usable = usable && !missing_[leg.device.value()];
+    if (usable) space.grants.push_back(std::move(grant));
+  }
+  if (space.grants.empty() && !grants->empty())
+    return absl::UnavailableError("all space that was granted is on devices that are missing here");
+  if (space.grants.empty())
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no space is left for thin volume ", attachment_.name,
+                     "; see braid pool list, and add a device, or delete or trim something"));
+  space.devices = std::exchange(opened_, {});
+  return space;
+}
+
+void AttachmentClient::NoteMissing(const std::vector<bool>& missing) {
+  const MutexLock lock(&take_mu_);
+  missing_ = missing;
+}
+
+void AttachmentClient::ReturnSpace(const std::vector<Grant>& grants) {
+  absl::Span<const Grant> rest = grants;
+  while (!rest.empty()) {
+    const absl::Span<const Grant> group = rest.subspan(0, kMostInRequest);
+    v1::ReturnSpaceRequest request;
+    request.set_volume_id(attachment_.volume_id);
+    request.set_epoch(attachment_.epoch.value());
+    for (const Grant& grant : group) EncodeGrant(grant, request.add_grants());
+    v1::ReturnSpaceResponse response;
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + options_.close_timeout));
+    const absl::Status status = FromGrpc(stub_->ReturnSpace(&context, request, &response));
+    if (!status.ok()) {
+      surroundings_.log(absl::StrCat("space could not be given back now (", status.message(),
+                                     "); it stays with volume ", options_.volume,
+                                     " until it is detached"));
+      return;
+    }
+    rest.remove_prefix(group.size());
+  }
+}
+
 void AttachmentClient::ReportFault(absl::string_view what) {
-  braid::v1::ReportFaultRequest request;
+  v1::ReportFaultRequest request;
   request.set_volume_id(attachment_.volume_id);
   request.set_epoch(attachment_.epoch.value());
   request.set_what(OneLine(what.substr(0, kMaxReasonBytes)));
-  braid::v1::ReportFaultResponse response;
+  v1::ReportFaultResponse response;
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + kFaultAttempt));
   absl::Status status = FromGrpc(stub_->ReportFault(&context, request, &response));
@@ -372,12 +435,12 @@ absl::Status AttachmentClient::Close() {
   if (unsettled_)
     return absl::FailedPreconditionError(
         "copies may differ, and the next attachment has to settle that");
-  braid::v1::CloseAttachmentRequest request;
+  v1::CloseAttachmentRequest request;
   request.set_volume_id(attachment_.volume_id);
   request.set_epoch(attachment_.epoch.value());
   const absl::Time give_up = absl::Now() + options_.close_timeout;
   while (true) {
-    braid::v1::CloseAttachmentResponse response;
+    v1::CloseAttachmentResponse response;
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(give_up));
     context.set_wait_for_ready(true);

@@ -2,7 +2,7 @@
 // back.
 //
 //   Take    PrepareAttachment, lock the file it names, OpenAttachment, read the map
-//   hold    MarkStale, ReportFault: the volume's authority over its legs
+//   hold    what MapAuthority has: staleness, faults, and a thin volume's map and space
 //   Close   CloseAttachment, after the last flush
 //
 // The lock is taken before the epoch is asked for and is held until the client is
@@ -11,64 +11,46 @@
 // drops it.
 //
 // A holder that ends without Close leaves an unclean end. The next one on this machine
-// finds its journal in the lock file and makes the copies equal where it was writing; if
-// there is none to be trusted, one copy stays and the others become stale. Either is always
-// safe, so every doubt ends there: Close refuses while copies may differ, because one
-// missed a write that could not be made stale, or because what an earlier holder left has
-// not been settled.
+// finds its journal in the lock file: it makes the copies equal where there was a write,
+// and applies the map changes that the control plane does not have yet. If there is none to
+// be trusted, one copy stays and the others become stale. Either is always safe, so every
+// doubt ends there: Close refuses while copies may differ, because one missed a write that
+// could not be made stale, while map changes are not committed, and until what an earlier
+// holder left has been settled.
+//
+// An answer may be lost. A grant whose answer was lost is asked for again with the same
+// journal: a journal that says epoch 5 proves that nothing was written under 6, so the site
+// lets it be taken over as if 6 had not been (attachments.h of controlplane/core). So the
+// journal gets the new epoch once, when the grant has been understood, and no call under
+// that epoch comes before. The grants of a TakeSpace whose answer was lost are nobody's
+// until Close, when the site takes back all that is not bound.
 #ifndef BRAID_NBDKIT_PLUGIN_ATTACHMENT_CLIENT_H_
 #define BRAID_NBDKIT_PLUGIN_ATTACHMENT_CLIENT_H_
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "braid/v1/attachment.grpc.pb.h"
+#include "lib/base/mutex.h"
 #include "lib/base/unique_fd.h"
 #include "lib/base/units.h"
-#include "lib/base/uuid.h"
-#include "lib/mapping/geometry.h"
 #include "lib/mapping/map_run.h"
 #include "lib/volume/attachment_journal.h"
-#include "lib/volume/volume.h"
+#include "lib/volume/map_authority.h"
+#include "nbdkit-plugin/attachment.h"
 
 namespace braid {
 
-// What the client needs of the process around it.
-struct Surroundings {
-  // One line for people.
-  std::function<void(absl::string_view line)> log;
-  // Waits; false when there is no point in waiting any longer, because the process is
-  // being shut down. Thread-safe.
-  std::function<bool(absl::Duration)> sleep;
-};
-
-struct DeviceIdentity {
-  Uuid id;  // what the label must say
-  std::string name;
-  std::string path;
-  uint64_t size_bytes = 0;
-};
-
-// What was granted. Checked: every field within its bounds.
-struct Attachment {
-  std::string volume_id;
-  std::string site;
-  std::string name;
-  Epoch epoch;
-  Geometry geometry;
-  std::vector<DeviceIdentity> devices;  // by DeviceIndex
-};
-
-class AttachmentClient : public LegAuthority {
+class AttachmentClient : public MapAuthority {
  public:
   struct Options {
     std::string volume;
@@ -92,17 +74,34 @@ class AttachmentClient : public LegAuthority {
   // The map as granted. Each run lies within the geometry; whether together they leave
   // gaps or overlap is for Volume::Open to see.
   const std::vector<MapRun>& runs() const { return runs_; }
-  // Gives back their memory once the volume has them.
-  void DropRuns() { runs_ = {}; }
+  // Gives back the memory of runs and grants once the volume has them.
+  void DropMap();
 
-  // As in LegAuthority. Cancelled when the process is shut down while it waits.
+  // As in MapAuthority. Those that wait end with Cancelled when the process is shut down.
   absl::Status MarkStale(DeviceIndex device, absl::string_view reason) override;
   void ReportFault(absl::string_view what) override;
+  absl::Status CommitMap(uint64_t first_sequence, absl::Span<const MapChange> changes) override;
+  // A device that cannot be opened on this machine comes as a missing one. Space there is
+  // not handed on, and is the volume's until Close, so that the next call brings other space.
+  absl::StatusOr<Space> TakeSpace(uint64_t units) override ABSL_LOCKS_EXCLUDED(take_mu_);
+  void ReturnSpace(const std::vector<Grant>& grants) override;
 
-  // Where the volume notes its writes in flight; null where it cannot or need not.
+  // Of attachment()'s devices, those that could not be opened on this machine.
+  void NoteMissing(const std::vector<bool>& missing) ABSL_LOCKS_EXCLUDED(take_mu_);
+
+  // Where the volume notes its writes in flight and its map changes; null where it cannot
+  // or need not. A writer of a thin volume always has one.
   AttachmentJournal* journal() const { return journal_.get(); }
   // What journal()->past() tells has been settled.
   void NoteSettled();
+
+  // For calls beside these, under attachment()'s epoch.
+  v1::AttachmentService::Stub& stub() const { return *stub_; }
+  const Surroundings& surroundings() const { return surroundings_; }
+
+  // No more space is wanted: a call for it that is under way, and may wait for zeros on a
+  // device, ends now, and none begins. Thread-safe.
+  void ShutDown() ABSL_LOCKS_EXCLUDED(shut_mu_);
 
   // A clean end. The caller has flushed and writes no more. Waits at most
   // options.close_timeout; an error means that the end counts as unclean.
@@ -113,9 +112,11 @@ class AttachmentClient : public LegAuthority {
   // Steps of Take, in this order.
   absl::Status Prepare(absl::Time give_up);
   absl::Status Lock();
-  void OpenJournal();
+  absl::Status OpenJournal();
   absl::Status Open(absl::Time give_up);
   absl::Status ReadGrant(grpc::ClientContext& context, const std::string& volume_id);
+  // After a grant that was not understood, or not to its end.
+  void GiveUpGrant();
 
   // Calls, each attempt with a deadline of its own, until the answer is one that
   // `again` does not want repeated, or give_up. `waiting` says who waits, for the log.
@@ -123,19 +124,39 @@ class AttachmentClient : public LegAuthority {
                           absl::FunctionRef<bool(const absl::Status&)> again,
                           absl::string_view waiting,
                           absl::FunctionRef<absl::Status(grpc::ClientContext&)> call);
+  // One attempt, which ShutDown ends.
+  absl::Status AskOnce(absl::Duration attempt,
+                       absl::FunctionRef<absl::Status(grpc::ClientContext&)> call)
+      ABSL_LOCKS_EXCLUDED(shut_mu_);
+  // What of an answer can be used here.
+  absl::StatusOr<Space> OpenSpace(const v1::TakeSpaceResponse& response)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(take_mu_);
 
   const Options options_;
   const Surroundings surroundings_;
-  const std::unique_ptr<braid::v1::AttachmentService::Stub> stub_;
+  const std::unique_ptr<v1::AttachmentService::Stub> stub_;
   std::string lock_path_;
+  bool thin_ = false;  // as Prepare said
   UniqueFd lock_;
   std::unique_ptr<AttachmentJournal> journal_;
+  // The journal that can be taken over, as the site is told; Epoch(): none.
+  Epoch settles_;
   // Constant after Take.
   Attachment attachment_;
   std::vector<MapRun> runs_;
   // Copies may differ: one missed a write, and nobody could be told; or an earlier holder
-  // left writes in flight.
+  // left writes in flight. Or map changes are not committed.
   std::atomic<bool> unsettled_{false};
+
+  Mutex take_mu_;
+  std::vector<DeviceIdentity> devices_ ABSL_GUARDED_BY(take_mu_);  // all known, by DeviceIndex
+  std::vector<bool> missing_ ABSL_GUARDED_BY(take_mu_);            // likewise
+  // Not handed to the volume yet: they come with the next space.
+  std::vector<std::unique_ptr<BlockDevice>> opened_ ABSL_GUARDED_BY(take_mu_);
+
+  Mutex shut_mu_;
+  bool shut_ ABSL_GUARDED_BY(shut_mu_) = false;
+  grpc::ClientContext* asking_ ABSL_GUARDED_BY(shut_mu_) = nullptr;
 };
 
 }  // namespace braid

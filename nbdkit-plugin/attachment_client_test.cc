@@ -18,156 +18,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "nbdkit-plugin/attachment_fixture.h"
 
 namespace braid {
 namespace {
 
-constexpr char kVolumeId[] = "11111111-2222-4333-8444-555555555555";
-
-class FakeAttachments final : public v1::AttachmentService::Service {
- public:
-  grpc::Status PrepareAttachment(grpc::ServerContext*, const v1::PrepareAttachmentRequest* request,
-                                 v1::PrepareAttachmentResponse* response) override {
-    if (request->volume() != "v")
-      return {grpc::StatusCode::NOT_FOUND, "there is no volume x;\nsee braid volume list"};
-    response->set_volume_id(kVolumeId);
-    response->set_lock_path(lock_path);
-    return grpc::Status::OK;
-  }
-  grpc::Status OpenAttachment(grpc::ServerContext*, const v1::OpenAttachmentRequest* request,
-                              grpc::ServerWriter<v1::OpenAttachmentResponse>* writer) override {
-    opened = *request;
-    return on_open(++opens, writer);
-  }
-  grpc::Status MarkStale(grpc::ServerContext*, const v1::MarkStaleRequest* request,
-                         v1::MarkStaleResponse* response) override {
-    marked = *request;
-    return on_mark(++marks, response);
-  }
-  grpc::Status ReportFault(grpc::ServerContext*, const v1::ReportFaultRequest* request,
-                           v1::ReportFaultResponse*) override {
-    fault = *request;
-    return grpc::Status::OK;
-  }
-  grpc::Status CloseAttachment(grpc::ServerContext*, const v1::CloseAttachmentRequest* request,
-                               v1::CloseAttachmentResponse*) override {
-    closed.push_back(request->epoch());
-    return grpc::Status::OK;
-  }
-
-  std::string lock_path;
-  std::function<grpc::Status(int, grpc::ServerWriter<v1::OpenAttachmentResponse>*)> on_open;
-  std::function<grpc::Status(int, v1::MarkStaleResponse*)> on_mark;
-  v1::OpenAttachmentRequest opened;
-  v1::MarkStaleRequest marked;
-  v1::ReportFaultRequest fault;
-  std::vector<uint64_t> closed;
-  std::atomic<int> opens{0};
-  std::atomic<int> marks{0};
-};
-
-// A mirror of 10 MiB: three extents on each of two devices.
-v1::OpenAttachmentResponse Grant(uint64_t epoch) {
-  v1::OpenAttachmentResponse message;
-  v1::AttachmentHeader* header = message.mutable_header();
-  header->set_epoch(epoch);
-  header->set_run_count(2);
-  v1::Volume* volume = header->mutable_volume();
-  volume->set_id(kVolumeId);
-  volume->set_name("v");
-  volume->set_site("s1");
-  volume->set_size_bytes(10 * kMiB);
-  volume->set_stripes(1);
-  volume->set_copies(2);
-  for (uint32_t leg = 0; leg < 2; ++leg) {
-    v1::AttachedDevice* device = header->add_devices();
-    device->set_id(absl::StrCat("00000000-0000-4000-8000-00000000000", leg));
-    device->set_name(absl::StrCat("d", leg));
-    device->set_path(absl::StrCat("/dev/d", leg));
-    device->set_size_bytes(kGiB);
-    v1::AttachedRun* run = message.add_runs();
-    run->set_leg(leg);
-    run->set_unit_count(uint64_t{3} * kSmallPerExtent);
-    run->set_device_index(leg);
-    run->set_device_unit(64);
-  }
-  return message;
-}
-
-class AttachmentClientTest : public testing::Test {
- protected:
-  AttachmentClientTest() {
-    std::string pattern = "/tmp/braid-client-XXXXXX";
-    dir_ = mkdtemp(pattern.data());
-    service_.lock_path = dir_ + "/lock";
-    std::ofstream(service_.lock_path).close();
-    service_.on_open = [](int attempt, auto* writer) {
-      writer->Write(Grant(static_cast<uint64_t>(attempt)));
-      return grpc::Status::OK;
-    };
-    service_.on_mark = [](int, auto*) { return grpc::Status::OK; };
-  }
-  ~AttachmentClientTest() override {
-    StopServer();
-    std::filesystem::remove_all(dir_);
-  }
-
-  void StartServer() {
-    grpc::ServerBuilder builder;
-    builder.AddListeningPort("unix:" + dir_ + "/sock", grpc::InsecureServerCredentials());
-    builder.RegisterService(&service_);
-    server_ = builder.BuildAndStart();
-    ASSERT_NE(server_, nullptr);
-  }
-  void StopServer() {
-    if (server_ == nullptr) return;
-    server_->Shutdown(std::chrono::system_clock::now());
-    server_->Wait();
-    server_.reset();
-  }
-
-  absl::StatusOr<std::unique_ptr<AttachmentClient>> Take(absl::Duration timeout = absl::Seconds(20),
-                                                         const std::string& volume = "v") {
-    return AttachmentClient::Take({.volume = volume,
-                                   .target = "unix:" + dir_ + "/sock",
-                                   .control = "unix:" + dir_ + "/sock",
-                                   .timeout = timeout,
-                                   .read_only = false,
-                                   .close_timeout = absl::Milliseconds(500)},
-                                  {.log =
-                                       [this](absl::string_view line) {
-                                         const absl::MutexLock lock(&mu_);
-                                         lines_.emplace_back(line);
-                                       },
-                                   .sleep =
-                                       [this](absl::Duration d) {
-                                         absl::SleepFor(d);
-                                         return !shut_down_;
-                                       }});
-  }
-  std::unique_ptr<AttachmentClient> MustTake() {
-    absl::StatusOr<std::unique_ptr<AttachmentClient>> client = Take();
-    EXPECT_TRUE(client.ok()) << client.status();
-    return client.ok() ? *std::move(client) : nullptr;
-  }
-  // Whether somebody else could have the lock now.
-  bool LockIsFree() const {
-    const UniqueFd fd(open(service_.lock_path.c_str(), O_RDWR | O_CLOEXEC));
-    return flock(fd.get(), LOCK_EX | LOCK_NB) == 0;
-  }
-  UniqueFd HoldLock() const {
-    UniqueFd fd(open(service_.lock_path.c_str(), O_RDWR | O_CLOEXEC));
-    EXPECT_EQ(flock(fd.get(), LOCK_EX | LOCK_NB), 0);
-    return fd;
-  }
-
-  std::string dir_;
-  FakeAttachments service_;
-  std::unique_ptr<grpc::Server> server_;
-  std::atomic<bool> shut_down_{false};
-  absl::Mutex mu_;
-  std::vector<std::string> lines_ ABSL_GUARDED_BY(mu_);
-};
+using AttachmentClientTest = AttachmentFixture;
 
 TEST_F(AttachmentClientTest, TakeGivesWhatWasGrantedAndHoldsTheLock) {
   StartServer();
@@ -289,7 +145,7 @@ TEST_F(AttachmentClientTest, ImpossibleGrantsAreRefusedAndGivenBack) {
   for (const auto& [name, spoil] : cases) {
     service_.closed.clear();
     service_.on_open = [&, spoil = spoil](int, auto* writer) {
-      v1::OpenAttachmentResponse message = Grant(7);
+      v1::OpenAttachmentResponse message = MirrorGrant(7);
       spoil(message);
       writer->Write(message);
       return grpc::Status::OK;
@@ -305,7 +161,7 @@ TEST_F(AttachmentClientTest, ImpossibleGrantsAreRefusedAndGivenBack) {
 
 TEST_F(AttachmentClientTest, GrantThatBreaksOffIsGivenBackAndAskedForAgain) {
   service_.on_open = [](int attempt, auto* writer) {
-    v1::OpenAttachmentResponse message = Grant(static_cast<uint64_t>(attempt));
+    v1::OpenAttachmentResponse message = MirrorGrant(static_cast<uint64_t>(attempt));
     if (attempt > 1) {
       writer->Write(message);
       return grpc::Status::OK;

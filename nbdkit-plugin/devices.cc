@@ -67,6 +67,7 @@ OpenedDevices OpenDevices(absl::Span<const DeviceIdentity> identities, bool read
   OpenedDevices opened;
   for (const DeviceIdentity& identity : identities) {
     absl::StatusOr<std::unique_ptr<BlockDevice>> device = OpenOne(identity, read_only);
+    opened.is_missing.push_back(!device.ok());
     if (device.ok()) {
       opened.devices.push_back(*std::move(device));
       continue;

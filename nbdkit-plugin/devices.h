@@ -8,13 +8,14 @@
 
 #include "absl/types/span.h"
 #include "lib/blockdev/block_device.h"
-#include "nbdkit-plugin/attachment_client.h"
+#include "nbdkit-plugin/attachment.h"
 
 namespace braid {
 
 struct OpenedDevices {
   std::vector<std::unique_ptr<BlockDevice>> devices;  // as many as were asked for
-  uint32_t missing = 0;                               // of these, stand-ins
+  std::vector<bool> is_missing;                       // of each, whether it is a stand-in
+  uint32_t missing = 0;                               // how many are
 };
 
 // A device that is not there, cannot be opened, is too small, or whose label names

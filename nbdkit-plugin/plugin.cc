@@ -43,6 +43,7 @@
 #include "nbdkit-plugin/config.h"
 #include "nbdkit-plugin/error_log.h"
 #include "nbdkit-plugin/session.h"
+#include "nbdkit-plugin/write_watch.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -52,6 +53,7 @@ using braid::kMiB;
 using braid::PluginConfig;
 using braid::Session;
 using braid::Volume;
+using braid::WriteWatch;
 
 // NBD calls a request of up to 32 MiB portable, and qemu and libnbd send none larger.
 // nbdkit would take 64, at twice the memory for each request in flight.
@@ -81,8 +83,18 @@ std::shared_ptr<Session> GetSession() {
 }
 
 struct Connection {
-  std::shared_ptr<Session> session;
-  bool read_only;
+  Connection(std::shared_ptr<Session> its_session, bool is_read_only)
+      : session(std::move(its_session)), read_only(is_read_only) {
+    if (!read_only) session->clients().Opened();
+  }
+  ~Connection() {
+    if (!read_only) session->clients().Closed();
+  }
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  const std::shared_ptr<Session> session;
+  const bool read_only;
 };
 Session& SessionOf(void* handle) { return *static_cast<Connection*>(handle)->session; }
 Volume& VolumeOf(void* handle) { return SessionOf(handle).volume(); }
@@ -170,6 +182,12 @@ bool SleepUnlessShutDown(absl::Duration duration) {
   return result == 0;
 }
 
+// Whether a request that is held back, on its connection's own thread, is still wanted: not
+// once its connection ends, for then the client may be sending it again on another one, and
+// what came late would overwrite what was written since; nor once nbdkit shuts down, which
+// it does not do while a request is held back. nbdkit logs a line where it is not.
+bool RequestIsWanted() { return nbdkit_nanosleep(0, 1) == 0; }
+
 int BraidConfig(const char* key, const char* value) {
   return Edge(-1, [&] { return ConfigResult(braid::SetOption(Config(), key, value)); });
 }
@@ -194,8 +212,8 @@ void BraidDumpPlugin() {
 
 int BraidAfterFork() {
   return Edge(-1, [] {
-    absl::StatusOr<std::shared_ptr<Session>> session =
-        Session::Start(Config(), {.log = Log, .sleep = SleepUnlessShutDown});
+    absl::StatusOr<std::shared_ptr<Session>> session = Session::Start(
+        Config(), {.log = Log, .sleep = SleepUnlessShutDown, .request_is_wanted = RequestIsWanted});
     if (!session.ok()) {
       Log(session.status().message());
       return -1;
@@ -303,8 +321,11 @@ int BraidPread(void* handle, void* buf, uint32_t count, uint64_t offset, uint32_
 
 int BraidPwrite(void* handle, const void* buf, uint32_t count, uint64_t offset, uint32_t flags) {
   return Serve(handle, "write", count, offset, false, [&] {
-    return VolumeOf(handle).Write(offset, absl::MakeConstSpan(static_cast<const char*>(buf), count),
-                                  (flags & NBDKIT_FLAG_FUA) != 0);
+    const auto data = absl::MakeConstSpan(static_cast<const char*>(buf), count);
+    WriteWatch::Change change(SessionOf(handle).watch(), offset, data);
+    absl::Status status = VolumeOf(handle).Write(offset, data, (flags & NBDKIT_FLAG_FUA) != 0);
+    if (status.ok()) change.Succeeded();
+    return status;
   });
 }
 
@@ -315,6 +336,8 @@ int BraidFlush(void* handle, uint32_t) {
 
 int BraidTrim(void* handle, uint32_t count, uint64_t offset, uint32_t flags) {
   return Serve(handle, "trim", count, offset, false, [&] {
+    const WriteWatch::Change change(SessionOf(handle).watch(), offset, count,
+                                    WriteWatch::Change::Kind::kTrim);
     return VolumeOf(handle).Trim(offset, count, (flags & NBDKIT_FLAG_FUA) != 0);
   });
 }
@@ -322,6 +345,8 @@ int BraidTrim(void* handle, uint32_t count, uint64_t offset, uint32_t flags) {
 int BraidZero(void* handle, uint32_t count, uint64_t offset, uint32_t flags) {
   const bool only_fast = (flags & NBDKIT_FLAG_FAST_ZERO) != 0;
   return Serve(handle, "zero", count, offset, only_fast, [&] {
+    const WriteWatch::Change change(SessionOf(handle).watch(), offset, count,
+                                    WriteWatch::Change::Kind::kZero);
     return VolumeOf(handle).Zero(offset, count,
                                  {.fua = (flags & NBDKIT_FLAG_FUA) != 0,
                                   .may_trim = (flags & NBDKIT_FLAG_MAY_TRIM) != 0,

@@ -21,7 +21,8 @@ class BenchTest(unittest.TestCase):
                 self.assertGreater(row["ratio"], 0, row)
             names = " ".join(row["name"] for row in rows)
             for part in ("map: random look-up", "nbd: 4 KiB random write, depth 32",
-                         "nbd: 1 MiB sequential read", "open a 64 TiB volume"):
+                         "nbd: 1 MiB sequential read", "thin: first 4 KiB random writes",
+                         "thin: first 1 MiB sequential writes", "open a 64 TiB volume"):
                 self.assertIn(part, names)
             self.assertEqual(len(rows), len({(row["name"], row["peer"]) for row in rows}))
 

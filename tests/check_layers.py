@@ -29,6 +29,7 @@ LIBRARIES = {
     "gRPC": (("grpc/", "grpcpp/"), ("grpc_dep",)),
     "nbdkit": (("nbdkit-",), ("nbdkit_dep",)),
     "libnbd": (("libnbd.h",), ("libnbd_dep",)),
+    "libext2fs": (("ext2fs/",), ("ext2fs_dep",)),
     "libblkid": (("blkid/",), ("blkid_dep",)),
     "libnl": (("netlink/", "linux/nbd-netlink.h"), ("nl_dep", "libnl_dep", "nl_genl_dep")),
     "CLI11": (("CLI/",), ("cli11_dep",)),

@@ -50,7 +50,9 @@ class LegFailureTest(unittest.TestCase):
         self.assertGreater(volume["stale_bytes"], 0)
         for row in site.volume_map("v"):
             self.assertEqual(row["device"] == "bad", row.get("stale", False), row)
-        self.assertIn("degraded", site.braid_text("status").lower())
+        status = site.braid_result("status")
+        self.assertEqual(1, status.returncode, status)
+        self.assertIn("degraded", status.stdout.lower())
 
     def test_leg_breaks_under_fio_and_io_goes_on(self):
         with harness.Site() as site:

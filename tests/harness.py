@@ -109,7 +109,7 @@ def make_sparse(path, size):
     return path
 
 
-_NUMBER_KEY = re.compile(r"(_bytes|_count|_seconds|_pid|_unit|^pid|^epoch|^revision|^restarts)$")
+_NUMBER_KEY = re.compile(r"(_bytes|_count|_seconds|_pid|_unit|_to_full|^pid|^epoch|^revision|^restarts)$")
 
 
 def plain(value, key=""):
@@ -475,16 +475,17 @@ class Site:
     # Volumes.
 
     def create(self, name, size, **flags):
-        """`volume create`; keyword stripe_size=... becomes --stripe-size ..."""
-        words = [word for flag, value in flags.items()
-                 for word in ("--" + flag.replace("_", "-"), str(value))]
+        """`volume create`; keyword stripe_size=... becomes --stripe-size ..., thin=True --thin"""
+        words = []
+        for flag, value in flags.items():
+            words += ["--" + flag.replace("_", "-")] + ([] if value is True else [str(value)])
         return self.braid("volume", "create", name, "--size", str(size), *words, timeout=300)
 
-    def create_layout(self, layout, name="v", size="256M", device_size="1G"):
+    def create_layout(self, layout, name="v", size="256M", device_size="1G", **more):
         """A volume of a layout of LAYOUTS on fresh file devices; their paths."""
         flags, device_count = LAYOUTS[layout]
         paths = self.add_devices(device_count, device_size)
-        self.create(name, size, **flags)
+        self.create(name, size, **flags, **more)
         return paths
 
     def volume(self, name):
@@ -492,6 +493,22 @@ class Site:
 
     def volume_map(self, name):
         return self.braid("volume", "map", name)["rows"]
+
+    def pool(self, device_class="ssd"):
+        """The class's line of the free-space table."""
+        pools = {p["device_class"]: p for p in self.braid("pool", "list").get("pools", [])}
+        return pools[device_class]
+
+    def check_pools(self):
+        """The store's records agree with each other and with what is counted."""
+        findings = self.braid("pool", "check").get("findings", [])
+        if findings:
+            raise Failure("braid pool check: " + "; ".join(findings))
+        for pool in self.braid("pool", "list").get("pools", []):
+            parts = sum(pool.get(part, 0) for part in ("allocated_bytes", "reserved_bytes",
+                                                       "free_bytes"))
+            if parts != pool["capacity_bytes"]:
+                raise Failure(f"a pool that does not add up: {pool}")
 
     def devices(self):
         return {d["name"]: d for d in self.braid("device", "list").get("devices", [])}

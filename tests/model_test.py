@@ -18,10 +18,11 @@ LAYOUT = sys.argv.pop() if len(sys.argv) > 1 and sys.argv[-1] in harness.LAYOUTS
 
 
 class ModelTest(unittest.TestCase):
-    def drive(self, via_attach, nbdkit_flags=(), **options):
+    def drive(self, via_attach, nbdkit_flags=(), thin=False, **options):
         generator = random.Random(harness.seed())
         with harness.Site() as site:
-            site.create_layout(LAYOUT, size=SIZE, device_size="256M")
+            site.create_layout(LAYOUT, size=SIZE, device_size="256M",
+                               **({"thin": True} if thin else {}))
             if via_attach:
                 uri = site.attach("v").uri
             else:
@@ -48,6 +49,12 @@ class ModelTest(unittest.TestCase):
 
     def test_all_operations_with_sixteen_threads(self):
         self.drive(via_attach=False, nbdkit_flags=("-t", "16"), connections=2)
+
+    def test_thin_with_128_threads(self):
+        self.drive(via_attach=False, nbdkit_flags=("-t", "128"), thin=True, connections=2)
+
+    def test_thin_attached(self):
+        self.drive(via_attach=True, thin=True)
 
     def test_value_once_read_never_turns_back(self):
         self.drive(via_attach=False, nbdkit_flags=("-t", "8"), connections=4, hot_sectors=8,

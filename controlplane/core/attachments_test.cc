@@ -32,7 +32,7 @@ class AttachmentsTest : public testing::Test {
   }
   VolumePtr Now() { return site_->volumes->Get("m")->volume; }
   // A new process that takes the lock first.
-  absl::StatusOr<VolumePtr> Open(bool read_only = false, Epoch settles = Epoch()) {
+  absl::StatusOr<Opened> Open(bool read_only = false, Epoch settles = Epoch()) {
     host_.SetLocked(lock_, true);
     return site_->attachments->Open(
         id_, {.boot_id = host_.BootId(), .pid = 7, .read_only = read_only, .settles = settles});
@@ -70,7 +70,7 @@ TEST_F(AttachmentsTest, CleanEndsLeaveNothingStaleAndEpochsRise) {
   for (uint64_t epoch = 1; epoch <= 3; ++epoch) {
     auto opened = Open();
     ASSERT_TRUE(opened.ok()) << opened.status();
-    EXPECT_EQ((*opened)->record.attachment.epoch, Epoch(epoch));
+    EXPECT_EQ(opened->volume->record.attachment.epoch, Epoch(epoch));
     EXPECT_TRUE(Now()->record.attachment.held);
     ASSERT_TRUE(site_->attachments->Close(id_, Epoch(epoch)).ok());
     ASSERT_TRUE(site_->attachments->Close(id_, Epoch(epoch)).ok());  // its answer was lost
@@ -110,9 +110,9 @@ class UselessJournalTest : public AttachmentsTest,
 INSTANTIATE_TEST_SUITE_P(
     Journals, UselessJournalTest,
     testing::Values(UselessJournal{"OfAnOlderEpoch", false, false, Epoch(1)},
-                    UselessJournal{"OfAnEpochToCome", false, false, Epoch(3)},
-                    UselessJournal{"FromBeforeARestart", true, false, Epoch(2)},
-                    UselessJournal{"WithAReaderWhoCannotSettle", false, true, Epoch(2)}),
+                    UselessJournal{"OfAnEpochToCome", false, false, Epoch(4)},
+                    UselessJournal{"FromBeforeARestart", true, false, Epoch(3)},
+                    UselessJournal{"WithAReaderWhoCannotSettle", false, true, Epoch(3)}),
     [](const auto& instance) { return std::string(instance.param.name); });
 
 TEST_P(UselessJournalTest, LeavesOneLeg) {
@@ -120,9 +120,47 @@ TEST_P(UselessJournalTest, LeavesOneLeg) {
   Die();
   ASSERT_TRUE(Open(/*read_only=*/false, Epoch(1)).ok());
   Die();
+  ASSERT_TRUE(Open(/*read_only=*/false, Epoch(2)).ok());
+  Die();
   if (GetParam().reboot) host_.Reboot();
-  ASSERT_TRUE(Open(GetParam().read_only, GetParam().settles).ok());
+  const auto opened = Open(GetParam().read_only, GetParam().settles);
+  ASSERT_TRUE(opened.ok());
+  EXPECT_FALSE(opened->takes_over);
   EXPECT_EQ(Stale().size(), 1u);
+}
+
+TEST_F(AttachmentsTest, HolderThatNeverBeganLeavesTheJournalBeforeItStanding) {
+  ASSERT_TRUE(Open().ok());
+  // Their answers were lost, or they died before their journals said their epochs.
+  for (int i = 0; i < 3; ++i) {
+    if (i > 0) Die();
+    if (i > 1) Restart();
+    const auto opened = Open(/*read_only=*/false, Epoch(1));
+    ASSERT_TRUE(opened.ok());
+    EXPECT_TRUE(opened->takes_over);
+    EXPECT_EQ(opened->volume->record.attachment.epoch, Epoch(2 + static_cast<uint64_t>(i)));
+    EXPECT_EQ(Stale(), "");
+  }
+  // One that took no journal over proves nothing with that of an earlier one.
+  Die();
+  ASSERT_TRUE(Open().ok());
+  const std::string stale = Stale();
+  EXPECT_EQ(stale.size(), 1u);
+  Die();
+  EXPECT_FALSE(Open(/*read_only=*/false, Epoch(1))->takes_over);
+}
+
+TEST_F(AttachmentsTest, DetachedVolumeIsLeftAlone) {
+  auto kept = site_->attachments->KeepDetached(*Now());
+  ASSERT_TRUE(kept.ok());
+  const auto busy = absl::StatusCode::kUnavailable;
+  EXPECT_EQ(Open().status().code(), busy);
+  EXPECT_EQ(site_->attachments->KeepDetached(*Now()).status().code(), busy);
+  EXPECT_EQ(site_->volumes->Delete("m", false).status().code(), busy);
+  kept->reset();
+  EXPECT_TRUE(Open().ok());
+  EXPECT_EQ(site_->attachments->KeepDetached(*Now()).status().code(),
+            absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(AttachmentsTest, ReaderAfterUncleanWriterSeesOneLegToo) {
@@ -159,7 +197,7 @@ TEST_F(AttachmentsTest, SurvivorOfAnUncleanEndIsOnADeviceThatIsThere) {
     FakeHost::Unplugged gone(host_, missing);
     auto opened = site_->attachments->Open(record.id, holder);
     ASSERT_TRUE(opened.ok()) << opened.status();
-    for (const MapRun& run : *(*opened)->runs) {
+    for (const MapRun& run : *opened->runs) {
       const DevicePtr device = site_->state->FindDevice(record.devices[run.device.value()]);
       EXPECT_EQ(run.stale, device->path == missing);
     }
@@ -195,7 +233,7 @@ TEST_F(AttachmentsTest, MarkStaleIsDurableRepeatableAndSparesTheLastCopy) {
   EXPECT_EQ(Stale(), "a");
   Restart();
   EXPECT_EQ(Stale(), "a");
-  EXPECT_EQ(site_->attachments->MarkStale(id_, Epoch(1), DeviceIndex(2)).status().code(),
+  EXPECT_EQ(site_->attachments->MarkStale(id_, Epoch(1), DeviceIndex(2)).code(),
             absl::StatusCode::kInvalidArgument);
 }
 
@@ -205,7 +243,7 @@ TEST_F(AttachmentsTest, MarkStaleIsNotAnsweredWhenItIsNotDurable) {
     const Epoch epoch = Now()->record.attachment.epoch;
     medium_->FailCommit(0, survives);
     for (int i = 0; i < 3; ++i) {
-      EXPECT_EQ(site_->attachments->MarkStale(id_, epoch, IndexOf("a")).status().code(),
+      EXPECT_EQ(site_->attachments->MarkStale(id_, epoch, IndexOf("a")).code(),
                 absl::StatusCode::kUnavailable);
     }
     Restart();
@@ -228,13 +266,12 @@ TEST_F(AttachmentsTest, OldEpochsCanDoNothing) {
   ASSERT_TRUE(Open().ok());
   const auto over = absl::StatusCode::kFailedPrecondition;
   for (uint64_t epoch : {0, 1, 3}) {
-    EXPECT_EQ(site_->attachments->MarkStale(id_, Epoch(epoch), DeviceIndex(0)).status().code(),
-              over);
+    EXPECT_EQ(site_->attachments->MarkStale(id_, Epoch(epoch), DeviceIndex(0)).code(), over);
     EXPECT_EQ(site_->attachments->ReportFault(id_, Epoch(epoch), "x").code(), over);
     EXPECT_EQ(site_->attachments->Close(id_, Epoch(epoch)).code(), over);
   }
   ASSERT_TRUE(site_->attachments->Close(id_, Epoch(2)).ok());
-  EXPECT_EQ(site_->attachments->MarkStale(id_, Epoch(2), DeviceIndex(0)).status().code(), over);
+  EXPECT_EQ(site_->attachments->MarkStale(id_, Epoch(2), DeviceIndex(0)).code(), over);
 }
 
 TEST_F(AttachmentsTest, OpenNeedsTheLockThisBootAndAReadyVolume) {

@@ -1,4 +1,5 @@
-// A machine for tests: its devices are memory, its clock stands still, its locks are a set.
+// A machine for tests: its devices are memory, its clock stands still until it is set, its locks
+// are a set.
 #ifndef BRAID_CONTROLPLANE_CORE_FAKE_HOST_H_
 #define BRAID_CONTROLPLANE_CORE_FAKE_HOST_H_
 
@@ -82,7 +83,19 @@ class FakeHost final : public Host {
     recognised_ = what;
   }
 
-  int64_t NowUnixSeconds() override { return 1'700'000'000; }
+  void SetNow(int64_t unix_seconds) {
+    absl::MutexLock lock(&mu_);
+    now_ = unix_seconds;
+  }
+  std::vector<std::string> warnings() {
+    absl::MutexLock lock(&mu_);
+    return warnings_;
+  }
+
+  int64_t NowUnixSeconds() override {
+    absl::MutexLock lock(&mu_);
+    return now_;
+  }
   Uuid NewUuid() override { return Uuid::Random(); }
   Uuid BootId() override {
     absl::MutexLock lock(&mu_);
@@ -111,10 +124,15 @@ class FakeHost final : public Host {
     return locks_.contains(path);
   }
   void RemoveLock(const std::string&) override {}
-  void Warn(absl::string_view) override {}
+  void Warn(absl::string_view what) override {
+    absl::MutexLock lock(&mu_);
+    warnings_.emplace_back(what);
+  }
 
  private:
   absl::Mutex mu_;
+  int64_t now_ ABSL_GUARDED_BY(mu_) = 1'700'000'000;
+  std::vector<std::string> warnings_ ABSL_GUARDED_BY(mu_);
   Uuid boot_id_ ABSL_GUARDED_BY(mu_);
   std::string recognised_ ABSL_GUARDED_BY(mu_);
   std::set<std::string> locks_ ABSL_GUARDED_BY(mu_);

@@ -1,7 +1,6 @@
 #include "controlplane/core/inventory.h"
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <utility>
 
@@ -219,6 +218,10 @@ absl::StatusOr<DeviceStatus> Inventory::RemoveDevice(absl::string_view name, boo
           absl::StrCat("device '", use->record->name, "' has extents of ",
                        VolumesOn(state_, use->record->id), "; delete these volumes first"));
     }
+    if (use->taken_bytes > 0) {
+      return absl::UnavailableError(absl::StrCat("space on device '", use->record->name,
+                                                 "' is being zeroed for a volume; try again"));
+    }
     removed.use = *std::move(use);
     if (!dry_run) {
       change.DeleteDevice(removed.use.record->id);
@@ -238,22 +241,6 @@ absl::StatusOr<DeviceStatus> Inventory::RemoveDevice(absl::string_view name, boo
     state_.host().Warn(absl::StrCat("device '", removed.use.record->name, "' ", removed.problem));
   }
   return removed;
-}
-
-std::vector<PoolUse> Inventory::ListPools() const {
-  std::map<std::string, PoolUse> pools;
-  for (const DeviceUse& use : state_.Devices()) {
-    PoolUse& pool = pools[use.record->device_class];
-    pool.device_class = use.record->device_class;
-    ++pool.device_count;
-    pool.capacity_bytes += use.capacity_bytes;
-    pool.free_bytes += use.free_bytes;
-    pool.largest_free_bytes = std::max(pool.largest_free_bytes, use.largest_free_bytes);
-  }
-  std::vector<PoolUse> all;
-  all.reserve(pools.size());
-  for (auto& [device_class, pool] : pools) all.push_back(std::move(pool));
-  return all;
 }
 
 }  // namespace braid

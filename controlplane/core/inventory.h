@@ -35,14 +35,6 @@ struct DeviceStatus {
   std::string problem;
 };
 
-struct PoolUse {
-  std::string device_class;
-  uint64_t device_count = 0;
-  uint64_t capacity_bytes = 0;
-  uint64_t free_bytes = 0;
-  uint64_t largest_free_bytes = 0;
-};
-
 // "" when the device of this record is there, else why it is missing. Touches the device.
 std::string DeviceProblem(const SiteState& state, const DeviceRecord& record);
 
@@ -59,8 +51,6 @@ class Inventory {
   // The device as it was. `problem` says so when its label could not be wiped.
   absl::StatusOr<DeviceStatus> RemoveDevice(absl::string_view name, bool dry_run)
       ABSL_LOCKS_EXCLUDED(mu_);
-  // By class.
-  std::vector<PoolUse> ListPools() const;
 
  private:
   // Each check of AddDevice that may refuse.

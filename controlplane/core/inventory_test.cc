@@ -202,22 +202,5 @@ TEST_F(InventoryTest, DeviceIsMissingWhenItsPathIsGoneOrHoldsAnother) {
   EXPECT_EQ(site_->inventory->ListDevices()[0].problem, "");
 }
 
-TEST_F(InventoryTest, PoolsAddUpByClass) {
-  for (const char* path : {"/dev/a", "/dev/b", "/dev/c"}) host_.MakeDevice(path, 64 * kMiB);
-  ASSERT_TRUE(Add("/dev/a").ok());
-  ASSERT_TRUE(Add("/dev/b").ok());
-  ASSERT_TRUE(site_->inventory->AddDevice({.path = "/dev/c", .device_class = "hdd-slow"}).ok());
-  ASSERT_TRUE(
-      site_->Create({.name = "v", .size_bytes = 8 * kMiB, .copies = 2, .device_class = "ssd"})
-          .ok());
-  const std::vector<PoolUse> pools = site_->inventory->ListPools();
-  ASSERT_EQ(pools.size(), 2u);
-  EXPECT_EQ(pools[0].device_class, "hdd-slow");
-  EXPECT_EQ(pools[0].free_bytes, 60 * kMiB);
-  EXPECT_EQ(pools[1].device_count, 2u);
-  EXPECT_EQ(pools[1].free_bytes, 104 * kMiB);
-  EXPECT_EQ(pools[1].largest_free_bytes, 52 * kMiB);
-}
-
 }  // namespace
 }  // namespace braid

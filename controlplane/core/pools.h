@@ -55,10 +55,11 @@ class Pools {
   std::vector<PoolUsage> List();
   // Looks at the pools: notes what is allocated, for the rate, once a minute at most; makes an
   // event of each state a pool has come to, and warns the host of it. Call it after space was
-  // taken or freed, and every few seconds.
+  // taken or freed, and every few seconds. A state is left when what is used falls some percent
+  // below its threshold, so that a pool at a threshold does not come to it again and again.
   void Look();
-  // Somebody's first write found no space in this class ("": in any): full until there is
-  // some again.
+  // Somebody's first write found no space in this class ("": in any): full until as much as a
+  // large extent has become free since.
   void NoteFull(absl::string_view device_class);
   // What a reclaim found unused in a volume, and has not released.
   void NoteReclaimable(const Uuid& volume, uint64_t bytes);
@@ -71,9 +72,33 @@ class Pools {
   std::vector<PoolEvent> Events() const;
 
  private:
+  struct Sample {
+    int64_t unix_seconds = 0;
+    absl::btree_map<std::string, uint64_t> allocated;  // bytes, by class
+  };
+  // What a pool has come to.
+  struct Watch {
+    PoolState state = PoolState::kGood;
+    bool full = false;
+    uint64_t lowest_free = 0;  // since it was full, in bytes
+  };
+  using Usages = absl::btree_map<std::string, PoolUsage>;
+
+  // Capacity, allocated, reserved and free of each class.
+  Usages UsageOfDevices() const;
+  // Takes in what is so now, and returns what there is to warn of.
+  std::vector<std::string> Update(const Usages& usages, int64_t now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  PoolState StateOf(const PoolUsage& usage, PoolState before) const;
+  void AddRate(int64_t now, PoolUsage& usage) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   SiteState& state_;
   const Thresholds thresholds_;
-  mutable absl::Mutex mu_;  // nothing of the state is taken after it
+  mutable absl::Mutex mu_;                           // nothing of the state is taken after it
+  std::deque<Sample> samples_ ABSL_GUARDED_BY(mu_);  // of the last hour, by time
+  absl::btree_map<std::string, Watch> watched_ ABSL_GUARDED_BY(mu_);  // by class
+  std::deque<PoolEvent> events_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<Uuid, Reclaimable> reclaimable_ ABSL_GUARDED_BY(mu_);
 };
 
 // What walking the records found: CheckPoolsResponse in inventory.proto.

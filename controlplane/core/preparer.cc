@@ -1,20 +1,15 @@
 #include "controlplane/core/preparer.h"
 
-#include <algorithm>
 #include <set>
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "controlplane/core/labelled_device.h"
 
 namespace braid {
 namespace {
 
 // Devices that are zeroed at once. Each worker mostly waits for its device.
 constexpr size_t kWorkers = 4;
-// Zeroed between two looks at whether to stop: a second or so on a disk that must write
-// every zero, microseconds where a hole is punched.
-constexpr uint64_t kStepBytes = kGiB;
 constexpr absl::Duration kCancelPoll = absl::Milliseconds(100);
 
 }  // namespace
@@ -30,7 +25,7 @@ Preparer::~Preparer() {
   {
     absl::MutexLock lock(&mu_);
     ending_ = true;
-    for (auto& [id, job] : jobs_) job->stop = true;
+    for (auto& [id, job] : jobs_) job->progress.stop = true;
   }
   for (std::thread& worker : workers_) worker.join();
 }
@@ -49,7 +44,7 @@ void Preparer::Start(const VolumePtr& volume) {
 uint64_t Preparer::PreparedBytes(const Uuid& volume) const {
   absl::MutexLock lock(&mu_);
   auto found = jobs_.find(volume);
-  return found == jobs_.end() ? 0 : found->second->prepared_bytes.load();
+  return found == jobs_.end() ? 0 : found->second->progress.zeroed_bytes.load();
 }
 
 void Preparer::Wait(const Uuid& volume, absl::FunctionRef<bool()> cancelled) const {
@@ -71,7 +66,7 @@ absl::Status Preparer::Stop(const Uuid& volume, absl::Duration patience) {
   absl::MutexLock lock(&mu_);
   auto found = jobs_.find(volume);
   if (found == jobs_.end()) return absl::OkStatus();
-  found->second->stop = true;
+  found->second->progress.stop = true;
   if (mu_.AwaitWithTimeout(absl::Condition(&idle), patience)) return absl::OkStatus();
   return absl::UnavailableError(
       "a device of the volume does not answer while it is being zeroed; try again when it does");
@@ -96,33 +91,18 @@ void Preparer::Work() {
     // The last part of a volume: everything is zero and flushed, or there is an error.
     const absl::Status error = job->error;
     mu_.Unlock();
-    if (!job->stop) Finish(*job, error);
+    if (!job->progress.stop) Finish(*job, error);
     mu_.Lock();
     jobs_.erase(job->volume->record.id);
   }
 }
 
 absl::Status Preparer::ZeroPart(Job& job, DeviceIndex index) {
-  const VolumeRecord& volume = job.volume->record;
-  const DevicePtr record = state_.FindDevice(volume.devices[index.value()]);
-  if (record == nullptr) return absl::InternalError("a device went while it had extents");
-  absl::StatusOr<std::unique_ptr<BlockDevice>> device =
-      OpenLabelled(state_.host(), state_.cluster(), *record, {});
-  if (!device.ok()) return device.status();
+  std::vector<UnitRun> units;
   for (const MapRun& run : *job.volume->runs) {
-    if (run.device != index) continue;
-    uint64_t offset = run.unit.value() * kSmallExtentBytes;
-    const uint64_t end = offset + run.count * kSmallExtentBytes;
-    while (offset < end) {
-      if (job.stop) return absl::CancelledError("stopped");
-      const uint64_t step = std::min(kStepBytes, end - offset);
-      absl::Status status = (*device)->Zero(offset, step, /*may_unmap=*/true);
-      if (!status.ok()) return status;
-      offset += step;
-      job.prepared_bytes += step;
-    }
+    if (run.device == index) units.push_back({run.unit, run.count});
   }
-  return (*device)->Flush();
+  return ZeroOnDevice(state_, job.volume->record.devices[index.value()], units, job.progress);
 }
 
 void Preparer::Finish(const Job& job, const absl::Status& error) {

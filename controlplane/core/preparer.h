@@ -1,4 +1,4 @@
-// Makes new volumes ready: zeroes their extents, durably, before anyone can read them.
+// Makes new thick volumes ready: zeroes their extents, durably, before anyone can read them.
 //
 // A volume is committed as PREPARING together with its extents, then every run of every
 // copy is zeroed and every device flushed, then it is committed as READY. A crash before
@@ -14,7 +14,6 @@
 #ifndef BRAID_CONTROLPLANE_CORE_PREPARER_H_
 #define BRAID_CONTROLPLANE_CORE_PREPARER_H_
 
-#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -29,6 +28,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "controlplane/core/site_state.h"
+#include "controlplane/core/zeroer.h"
 
 namespace braid {
 
@@ -59,8 +59,7 @@ class Preparer {
  private:
   struct Job {
     VolumePtr volume;
-    std::atomic<bool> stop{false};
-    std::atomic<uint64_t> prepared_bytes{0};
+    ZeroProgress progress;
     // Guarded by mu_.
     size_t parts_left = 0;
     absl::Status error;

@@ -13,8 +13,10 @@
 #include "controlplane/core/attachments.h"
 #include "controlplane/core/fake_host.h"
 #include "controlplane/core/inventory.h"
+#include "controlplane/core/pools.h"
 #include "controlplane/core/preparer.h"
 #include "controlplane/core/site_state.h"
+#include "controlplane/core/spaces.h"
 #include "controlplane/core/volumes.h"
 #include "lib/metadata/memory_store.h"
 
@@ -52,6 +54,10 @@ struct SiteForTest {
     if (!state.ok()) return state.status();
     site->state = *std::move(state);
     site->attachments = std::make_unique<Attachments>(site->state.get(), "/locks");
+    if (absl::Status freed = site->attachments->FreeAfterRestart(); !freed.ok()) return freed;
+    site->pools = std::make_unique<Pools>(site->state.get(), Pools::Thresholds());
+    site->spaces =
+        std::make_unique<Spaces>(site->state.get(), site->attachments.get(), site->pools.get());
     site->preparer = std::make_unique<Preparer>(site->state.get());
     site->inventory = std::make_unique<Inventory>(site->state.get());
     site->volumes =
@@ -78,6 +84,8 @@ struct SiteForTest {
   std::unique_ptr<MetadataStore> store;
   std::unique_ptr<SiteState> state;
   std::unique_ptr<Attachments> attachments;
+  std::unique_ptr<Pools> pools;
+  std::unique_ptr<Spaces> spaces;
   std::unique_ptr<Preparer> preparer;
   std::unique_ptr<Inventory> inventory;
   std::unique_ptr<Volumes> volumes;

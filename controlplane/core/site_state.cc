@@ -19,6 +19,15 @@ UnitRun UnitsOf(const MapRun& run) { return {run.unit, run.count}; }
 
 }  // namespace
 
+std::shared_ptr<const std::vector<MapRun>> RunsOf(const VolumeEntry& volume) {
+  if (volume.thin == nullptr) return volume.runs;
+  return std::make_shared<const std::vector<MapRun>>(volume.thin->Runs());
+}
+
+uint64_t ReserveUnits(const VolumeRecord& record) {
+  return record.reserve_bytes / kSmallExtentBytes;
+}
+
 absl::StatusOr<std::unique_ptr<SiteState>> SiteState::Load(MetadataStore* store, Host* host,
                                                            const Options& options) {
   auto state = std::unique_ptr<SiteState>(new SiteState(store, host));
@@ -105,16 +114,33 @@ absl::Status SiteState::LoadVolume(const VolumeRecord& record) {
       Geometry::Make(record.size_bytes, record.columns, record.stripe_bytes, record.legs);
   if (!geometry.ok()) return Contradiction(absl::StrCat(what, ": ", geometry.status().message()));
 
+  absl::StatusOr<std::vector<MapRun>> runs = LoadRuns(record, *geometry, what);
+  if (!runs.ok()) return runs.status();
+  absl::StatusOr<std::vector<GrantRecord>> grants = LoadGrants(record, *geometry, what);
+  if (!grants.ok()) return grants.status();
+  VolumeEntry entry{.record = record, .geometry = *geometry};
+  if (record.thin) {
+    entry.thin = std::make_shared<ThinMap>(record.legs, *runs, *grants);
+  } else {
+    entry.runs = std::make_shared<const std::vector<MapRun>>(*std::move(runs));
+  }
+  ShowVolume(std::make_shared<const VolumeEntry>(std::move(entry)));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<MapRun>> SiteState::LoadRuns(const VolumeRecord& record,
+                                                        const Geometry& geometry,
+                                                        absl::string_view what) {
   std::vector<MapRun> runs;
   absl::Status status = store_.ForEachRun(record.id, [&](const MapRun& run) {
     runs.push_back(run);
-    return CheckRun(*geometry, run, record.devices.size());
+    return CheckRun(geometry, run, record.devices.size());
   });
   if (absl::IsInvalidArgument(status)) {
     return Contradiction(absl::StrCat(what, ": ", status.message()));
   }
   if (!status.ok()) return status;
-  status = SweepMap(*geometry, Coverage::kWhole, runs,
+  status = SweepMap(geometry, record.thin ? Coverage::kHoles : Coverage::kWhole, runs,
                     [](const MapStretch&) { return absl::OkStatus(); });
   if (!status.ok()) return Contradiction(absl::StrCat(what, ": ", status.message()));
   for (const MapRun& run : runs) {
@@ -126,38 +152,91 @@ absl::Status SiteState::LoadVolume(const VolumeRecord& record) {
                        "' that another volume has too, or that do not exist: ", status.message()));
     }
   }
-  ShowVolume(std::make_shared<const VolumeEntry>(VolumeEntry{
-      record, *geometry, std::make_shared<const std::vector<MapRun>>(std::move(runs))}));
-  return absl::OkStatus();
+  return runs;
+}
+
+absl::StatusOr<std::vector<GrantRecord>> SiteState::LoadGrants(const VolumeRecord& record,
+                                                               const Geometry& geometry,
+                                                               absl::string_view what) {
+  std::vector<GrantRecord> grants;
+  absl::Status status = store_.ForEachGrant(record.id, [&](const GrantRecord& grant) {
+    grants.push_back(grant);
+    if (!record.thin) return absl::InvalidArgumentError("it has grants, and is not thin");
+    return CheckGrant(geometry, grant.grant, record.devices.size());
+  });
+  if (absl::IsInvalidArgument(status)) {
+    return Contradiction(absl::StrCat(what, ": ", status.message()));
+  }
+  if (!status.ok()) return status;
+  for (const GrantRecord& grant : grants) {
+    for (const UnitPlace& leg : grant.grant.legs) {
+      DeviceSlot& slot = *devices_.at(record.devices[leg.device.value()]);
+      status = slot.space.Take({leg.unit, grant.grant.count});
+      if (!status.ok()) {
+        return Contradiction(
+            absl::StrCat(what, " is granted extents on device '", slot.record->name,
+                         "' that have another use too, or that do not exist: ", status.message()));
+      }
+      slot.granted_units += grant.grant.count;
+    }
+  }
+  return grants;
 }
 
 void SiteState::ShowVolume(VolumePtr volume) {
   const VolumeRecord& record = volume->record;
-  if (!volumes_.contains(record.id)) {
-    for (const Uuid& device : record.devices) ++devices_.at(device)->volume_count;
+  const auto before = volumes_.find(record.id);
+  // Devices are only ever added behind those there are.
+  const size_t known = before == volumes_.end() ? 0 : before->second->record.devices.size();
+  for (size_t i = known; i < record.devices.size(); ++i) {
+    ++devices_.at(record.devices[i])->volume_count;
   }
   volumes_by_name_[record.name] = volume;
   volumes_[record.id] = std::move(volume);
 }
 
+void SiteState::ShowMap(const VolumeEntry& volume, const ThinDelta& delta) {
+  volume.thin->Show(delta);
+  delta.ForEachGranted([&](const DeviceUnits& leg, bool comes) {
+    mu_.AssertHeld();
+    uint64_t& granted = devices_.at(volume.record.devices[leg.device.value()])->granted_units;
+    granted += comes ? leg.units.count : 0 - leg.units.count;  // modulo 2^64
+  });
+}
+
 void SiteState::HideVolume(const Uuid& id) {
   auto found = volumes_.find(id);
   const VolumePtr volume = found->second;
-  for (const Uuid& device : volume->record.devices) --devices_.at(device)->volume_count;
+  const std::vector<Uuid>& devices = volume->record.devices;
+  for (const Uuid& device : devices) --devices_.at(device)->volume_count;
   volumes_by_name_.erase(volume->record.name);
   volumes_.erase(found);
-  Free(volume->record.devices, *volume->runs);
+  const std::shared_ptr<const std::vector<MapRun>> runs = RunsOf(*volume);
+  for (const MapRun& run : *runs) Free(devices[run.device.value()], UnitsOf(run));
+  if (volume->thin == nullptr) return;
+  for (const GrantRecord& record : volume->thin->Grants()) {
+    for (const UnitPlace& leg : record.grant.legs) {
+      const Uuid& device = devices[leg.device.value()];
+      devices_.at(device)->granted_units -= record.grant.count;
+      Free(device, {leg.unit, record.grant.count});
+    }
+  }
 }
 
-void SiteState::Free(const std::vector<Uuid>& devices, const std::vector<MapRun>& runs) {
-  for (const MapRun& run : runs) {
-    absl::Status status = devices_.at(devices[run.device.value()])->space.Give(UnitsOf(run));
-    // Memory disagrees with itself: a mistake of this program. Giving out more extents
-    // could hurt a volume, so nothing changes any more.
-    if (!status.ok() && health_.ok()) {
-      health_ = absl::InternalError(absl::StrCat("free space is inconsistent: ", status.message(),
-                                                 "; restart braidd and report this"));
-    }
+SiteState::DeviceSlot* SiteState::FindSlot(const Uuid& id) {
+  const auto found = devices_.find(id);
+  return found == devices_.end() ? nullptr : found->second.get();
+}
+
+void SiteState::Free(const Uuid& device, UnitRun units) {
+  DeviceSlot* slot = FindSlot(device);
+  if (slot == nullptr) return;
+  absl::Status status = slot->space.Give(units);
+  // Memory disagrees with itself: a mistake of this program. Giving out more extents could hurt
+  // a volume, so nothing changes any more.
+  if (!status.ok() && health_.ok()) {
+    health_ = absl::InternalError(absl::StrCat("free space is inconsistent: ", status.message(),
+                                               "; restart braidd and report this"));
   }
 }
 
@@ -220,6 +299,8 @@ DeviceUse SiteState::Use(const DeviceSlot& slot) {
           .capacity_bytes = slot.space.capacity_units() * kSmallExtentBytes,
           .free_bytes = slot.space.free_units() * kSmallExtentBytes,
           .largest_free_bytes = slot.space.longest_large_run() * kExtentBytes,
+          .reserved_bytes = (slot.granted_units + slot.taken_units) * kSmallExtentBytes,
+          .taken_bytes = slot.taken_units * kSmallExtentBytes,
           .volume_count = slot.volume_count};
 }
 
@@ -246,6 +327,15 @@ std::vector<DeviceUse> SiteState::Devices() const {
   absl::ReaderMutexLock lock(&mu_);
   all.reserve(devices_by_name_.size());
   for (const auto& [name, slot] : devices_by_name_) all.push_back(Use(*slot));
+  return all;
+}
+
+std::vector<SiteState::FreeRuns> SiteState::AllFreeRuns() const {
+  std::vector<FreeRuns> all;
+  absl::ReaderMutexLock lock(&mu_);
+  for (const auto& [name, slot] : devices_by_name_) {
+    all.push_back({Use(*slot), slot->space.FreeRuns()});
+  }
   return all;
 }
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -48,8 +49,8 @@ absl::Status Live(SiteForTest& site, FakeHost& host) {
     host.SetLocked(*lock, true);
     auto opened = site.attachments->Open(record.id, {.boot_id = host.BootId()});
     if (opened.ok()) {
-      const Epoch epoch = (*opened)->record.attachment.epoch;
-      absl::Status status = site.attachments->MarkStale(record.id, epoch, DeviceIndex(1)).status();
+      const Epoch epoch = opened->volume->record.attachment.epoch;
+      absl::Status status = site.attachments->MarkStale(record.id, epoch, DeviceIndex(1));
       if (status.ok()) status = site.attachments->Close(record.id, epoch);
       host.SetLocked(*lock, false);
       return status;
@@ -220,6 +221,58 @@ TEST_F(LoadTest, ContradictionsAreDataLossWithAName) {
     ASSERT_TRUE(Load().ok());
     Damage(damage);
     absl::Status status = Load();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << says;
+    EXPECT_TRUE(absl::StrContains(status.message(), says)) << status;
+  }
+}
+
+TEST_F(LoadTest, ContradictionsOfThinVolumesAreDataLossToo) {
+  const VolumeRecord& thick = volume_->record;
+  VolumeRecord thin = thick;
+  // Read after the other, so that it is the one to be refused.
+  std::array<uint8_t, Uuid::kBytes> last;
+  last.fill(0xff);
+  thin.id = Uuid(last);
+  thin.name = "thin";
+  thin.thin = true;
+  const uint64_t units = kDeviceBytes / kSmallExtentBytes;
+  const auto grant = [](uint64_t unit, uint64_t count) {
+    return GrantRecord{
+        {count, {{DeviceIndex(0), DeviceUnit(unit)}, {DeviceIndex(1), DeviceUnit(unit)}}}, true};
+  };
+  const auto run = [](uint32_t leg, uint64_t unit) {
+    return MapRun{
+        0, leg, ColumnUnit(3), 2, DeviceIndex(static_cast<uint16_t>(leg)), DeviceUnit(unit)};
+  };
+  const auto contents = medium_->Contents();
+  // What is free on both devices comes last on them.
+  const std::pair<const char*, std::function<void(MetadataBatch&)>> cases[] = {
+      {"", [&](MetadataBatch& batch) { batch.PutGrant(thin.id, grant(units - 8, 8)); }},
+      {"another use too",
+       [&](MetadataBatch& batch) {
+         MapRun first = volume_->runs->front();
+         batch.PutGrant(thin.id, grant(first.unit.value() + first.count - 1, 1));
+       }},
+      {"do not exist", [&](MetadataBatch& batch) { batch.PutGrant(thin.id, grant(units - 4, 8)); }},
+      {"another use too",
+       [&](MetadataBatch& batch) {
+         batch.PutGrant(thin.id, grant(units - 8, 8));
+         for (uint32_t leg : {0, 1}) batch.PutRun(thin.id, run(leg, units - 2));
+       }},
+      {"exactly once", [&](MetadataBatch& batch) { batch.PutRun(thin.id, run(1, units - 2)); }},
+      {"not thin", [&](MetadataBatch& batch) { batch.PutGrant(thick.id, grant(units - 8, 8)); }},
+  };
+  for (const auto& [says, damage] : cases) {
+    medium_->SetContents(contents);
+    Damage([&](MetadataBatch& batch) {
+      batch.PutVolume(thin);
+      damage(batch);
+    });
+    absl::Status status = Load();
+    if (*says == '\0') {
+      EXPECT_TRUE(status.ok()) << status;
+      continue;
+    }
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << says;
     EXPECT_TRUE(absl::StrContains(status.message(), says)) << status;
   }

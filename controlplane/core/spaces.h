@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -44,12 +45,23 @@ class Spaces {
   // there are no whole rows any more; what is set aside for the volume first. The legs of a
   // grant lie on different devices, and on different nodes where there is room for that.
   // A share of what is free, not all of it, while other volumes may want some too.
-  // ResourceExhausted: nothing.
-  absl::StatusOr<Taken> Take(const Uuid& volume, Epoch epoch, uint64_t units);
+  // The holder knows the first `known_devices` of the volume's list; InvalidArgument when that is
+  // more than there are. ResourceExhausted: nothing. An answer that is lost leaves its grants
+  // with the volume: a clean end gives them back, and the next holder finds them.
+  absl::StatusOr<Taken> Take(const Uuid& volume, Epoch epoch, uint64_t units,
+                             uint32_t known_devices);
 
   absl::Status Return(const Uuid& volume, Epoch epoch, const std::vector<Grant>& grants);
 
  private:
+  struct Taking;
+  // The thin volume that is held for writing under this epoch.
+  absl::StatusOr<VolumePtr> Held(const Uuid& volume, Epoch epoch) const;
+  // The steps of Take before and after the zeroing.
+  absl::StatusOr<Taking> Choose(const Uuid& volume, Epoch epoch, uint64_t units,
+                                const absl::flat_hash_set<Uuid>& failed);
+  absl::Status Keep(const Uuid& volume, Epoch epoch, Taking& taking);
+
   SiteState& state_;
   Attachments& attachments_;
   Pools& pools_;

@@ -37,22 +37,6 @@ const char* Name(Layout layout) {
   return "unknown";
 }
 
-absl::Status CheckSize(uint64_t size_bytes) {
-  if (size_bytes == 0) {
-    return absl::InvalidArgumentError("a volume needs a size; the smallest is 512 bytes");
-  }
-  if (size_bytes > kMaxVolumeBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a size of ", size_bytes, " bytes is too large; the largest is ", kMaxVolumeBytes));
-  }
-  if (size_bytes % kSectorBytes != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a size of ", size_bytes, " bytes is not whole sectors; give a multiple of ",
-                     kSectorBytes));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CheckCounts(const VolumeSpec& spec) {
   if (spec.stripes > kMaxColumns) {
     return absl::InvalidArgumentError(
@@ -101,7 +85,64 @@ absl::StatusOr<Layout> ChooseLayout(const VolumeSpec& spec) {
   return layout;
 }
 
+absl::Status CheckThin(const VolumeSpec& spec) {
+  const auto thick_has = [](absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        what,
+        " is for thin volumes, and this one has all its space from the start; ask for a "
+        "thin volume (--thin) or leave it out"));
+  };
+  if (!spec.thin) {
+    if (spec.reserve_bytes != 0) return thick_has("a reserve");
+    if (spec.on_full.has_value()) return thick_has("what to do when the pool is full");
+    if (spec.full_timeout_seconds != 0) return thick_has("a timeout for a full pool");
+    return absl::OkStatus();
+  }
+  if (spec.reserve_bytes % kSmallExtentBytes != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("a reserve of ", spec.reserve_bytes,
+                                                   " bytes is not possible; give a multiple of ",
+                                                   FormatSize(kSmallExtentBytes)));
+  }
+  if (spec.reserve_bytes > spec.size_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("a reserve of ", spec.reserve_bytes,
+                                                   " bytes is more than the volume's ",
+                                                   spec.size_bytes, "; give at most its size"));
+  }
+  const OnFull on_full = spec.on_full.value_or(OnFull::kFail);
+  if (on_full != OnFull::kFail && on_full != OnFull::kWait) {
+    return absl::InvalidArgumentError(
+        "what to do when the pool is full is not known; ask for fail or wait");
+  }
+  if (spec.full_timeout_seconds != 0 && on_full != OnFull::kWait) {
+    return absl::InvalidArgumentError(
+        "a timeout for a full pool needs writes that wait; ask for that (--on-full wait) or leave "
+        "the timeout out");
+  }
+  if (spec.full_timeout_seconds > kMaxFullTimeoutSeconds) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a timeout of ", spec.full_timeout_seconds, " seconds is too long; give up to ",
+        kMaxFullTimeoutSeconds, ", or 0 to wait without limit"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+absl::Status CheckVolumeSize(uint64_t size_bytes) {
+  if (size_bytes == 0) {
+    return absl::InvalidArgumentError("a volume needs a size; the smallest is 512 bytes");
+  }
+  if (size_bytes > kMaxVolumeBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a size of ", size_bytes, " bytes is too large; the largest is ", kMaxVolumeBytes));
+  }
+  if (size_bytes % kSectorBytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a size of ", size_bytes, " bytes is not whole sectors; give a multiple of ",
+                     kSectorBytes));
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<VolumePlan> PlanVolume(const VolumeSpec& spec) {
   absl::Status status = CheckName("volume name", spec.name);
@@ -110,8 +151,9 @@ absl::StatusOr<VolumePlan> PlanVolume(const VolumeSpec& spec) {
     return absl::InvalidArgumentError("a volume name must not look like a UUID; choose another");
   }
   if (!spec.device_class.empty()) status = CheckName("device class", spec.device_class);
-  if (status.ok()) status = CheckSize(spec.size_bytes);
+  if (status.ok()) status = CheckVolumeSize(spec.size_bytes);
   if (status.ok()) status = CheckCounts(spec);
+  if (status.ok()) status = CheckThin(spec);
   if (!status.ok()) return status;
   absl::StatusOr<Layout> layout = ChooseLayout(spec);
   if (!layout.ok()) return layout.status();

@@ -22,7 +22,15 @@ struct VolumeSpec {
   uint64_t stripe_bytes = 0;
   uint32_t copies = 0;
   std::string device_class;
+  bool thin = false;
+  // Of thin volumes only.
+  uint64_t reserve_bytes = 0;
+  std::optional<OnFull> on_full;
+  uint64_t full_timeout_seconds = 0;
 };
+
+// InvalidArgument unless a volume can have this size.
+absl::Status CheckVolumeSize(uint64_t size_bytes);
 
 struct VolumePlan {
   Layout layout = Layout::kLinear;

@@ -67,8 +67,44 @@ const BadCase kBadCases[] = {
     {"mirrored once",
      {.name = "v", .size_bytes = kMiB, .layout = Layout::kMirrored, .copies = 1},
      "at least 2 copies"},
+    {"thick reserve",
+     {.name = "v", .size_bytes = kMiB, .reserve_bytes = kMiB},
+     "a reserve is for thin volumes"},
+    {"thick on full",
+     {.name = "v", .size_bytes = kMiB, .on_full = OnFull::kFail},
+     "(--thin) or leave it out"},
+    {"thick timeout", {.name = "v", .size_bytes = kMiB, .full_timeout_seconds = 1}, "timeout"},
+    {"half a unit",
+     {.name = "v", .size_bytes = kMiB, .thin = true, .reserve_bytes = 32 * kKiB},
+     "multiple of 64K"},
+    {"reserve of more",
+     {.name = "v", .size_bytes = kMiB, .thin = true, .reserve_bytes = 2 * kMiB},
+     "at most its size"},
+    {"on full",
+     {.name = "v", .size_bytes = kMiB, .thin = true, .on_full = static_cast<OnFull>(7)},
+     "fail or wait"},
+    {"timeout of fail",
+     {.name = "v", .size_bytes = kMiB, .thin = true, .full_timeout_seconds = 1},
+     "--on-full wait"},
+    {"long timeout",
+     {.name = "v",
+      .size_bytes = kMiB,
+      .thin = true,
+      .on_full = OnFull::kWait,
+      .full_timeout_seconds = UINT64_MAX},
+     "too long"},
 };
 INSTANTIATE_TEST_SUITE_P(, BadSpec, testing::ValuesIn(kBadCases));
+
+TEST(PlanVolume, TakesAThinVolumeWithAllThatIsItsOwn) {
+  EXPECT_TRUE(PlanVolume({.name = "v",
+                          .size_bytes = 64 * kTiB,
+                          .thin = true,
+                          .reserve_bytes = 64 * kTiB,
+                          .on_full = OnFull::kWait,
+                          .full_timeout_seconds = kMaxFullTimeoutSeconds})
+                  .ok());
+}
 
 TEST(PlanVolume, LayoutFollowsFromCounts) {
   const auto layout = [](uint32_t stripes, uint32_t copies) {

@@ -215,5 +215,79 @@ TEST_F(VolumesTest, NamesAreResolvedWithSiteOrByUuid) {
   }
 }
 
+TEST_F(VolumesTest, ThinVolumeIsThereAtOnceHoweverLarge) {
+  AddUsedDevice("/dev/a");
+  const absl::Time begin = absl::Now();
+  auto created = site_->volumes->Create(
+      {.name = "v", .size_bytes = 64 * kTiB, .thin = true, .on_full = OnFull::kWait}, false);
+  const absl::Duration took = absl::Now() - begin;
+  ASSERT_TRUE(created.ok()) << created.status();
+  EXPECT_LT(took, absl::Milliseconds(50));
+  EXPECT_EQ(created->status.volume->record.state, VolumeState::kReady);
+  EXPECT_EQ(created->status.volume->record.on_full, OnFull::kWait);
+  EXPECT_EQ(created->status.allocated_bytes, 0u);
+  EXPECT_EQ(created->status.mapped_bytes, 0u);
+  EXPECT_TRUE(created->chosen.empty());
+  EXPECT_EQ(site_->FreeBytes(), 32 * kMiB);
+  Restart();
+  EXPECT_EQ(site_->volumes->Get("v")->volume->record, created->status.volume->record);
+  // The device is in no volume's way.
+  EXPECT_TRUE(site_->inventory->RemoveDevice("a", false).ok());
+}
+
+TEST_F(VolumesTest, ThinVolumeIsRefusedWhereNoDevicesCouldEverServeIt) {
+  AddUsedDevice("/dev/a");
+  const auto refused = [&](VolumeSpec spec) {
+    spec.name = "v";
+    spec.size_bytes = kTiB;
+    spec.thin = true;
+    return site_->Create(spec);
+  };
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused({.copies = 2})));
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused({.stripes = 2})));
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused({.device_class = "tape"})));
+  // However full they are: space may come.
+  ASSERT_TRUE(site_->Create({.name = "all", .size_bytes = 32 * kMiB}).ok());
+  EXPECT_TRUE(refused({}).ok());
+  AddUsedDevice("/dev/b");
+  AddUsedDevice("/dev/c");
+  ASSERT_TRUE(
+      site_->Create({.name = "s", .size_bytes = kTiB, .layout = Layout::kStriped, .thin = true})
+          .ok());
+  EXPECT_EQ(site_->volumes->Get("s")->volume->record.columns, 3u);
+}
+
+TEST_F(VolumesTest, ReserveIsSetAsideAtOnceOrRefused) {
+  AddUsedDevice("/dev/a");
+  AddUsedDevice("/dev/b");
+  const VolumeSpec spec = {.name = "v",
+                           .size_bytes = kTiB,
+                           .copies = 2,
+                           .thin = true,
+                           .reserve_bytes = 20 * kMiB + 64 * kKiB};
+  auto imagined = site_->volumes->Create(spec, /*dry_run=*/true);
+  ASSERT_TRUE(imagined.ok()) << imagined.status();
+  EXPECT_EQ(imagined->status.reserved_bytes, 2 * spec.reserve_bytes);
+  ASSERT_EQ(imagined->chosen.size(), 2u);
+  EXPECT_EQ(imagined->chosen[0].bytes, spec.reserve_bytes);
+  EXPECT_EQ(site_->FreeBytes(), 64 * kMiB);
+  ASSERT_TRUE(site_->Create(spec).ok());
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(site_->FreeBytes(), 64 * kMiB - 2 * spec.reserve_bytes);
+    const VolumeStatus status = *site_->volumes->Get("v");
+    EXPECT_EQ(status.reserved_bytes, 2 * spec.reserve_bytes);
+    for (const GrantRecord& grant : status.volume->thin->Grants()) EXPECT_FALSE(grant.handed_out);
+    Restart();
+  }
+  VolumeSpec more = spec;
+  more.name = "w";
+  EXPECT_TRUE(absl::IsResourceExhausted(site_->Create(more)));
+  EXPECT_TRUE(absl::StrContains(site_->Create(more).message(), "no space for 20.0M on each of 2"))
+      << site_->Create(more);
+  ASSERT_TRUE(site_->volumes->Delete("v", false).ok());
+  EXPECT_EQ(site_->FreeBytes(), 64 * kMiB);
+  EXPECT_TRUE(site_->Create(more).ok());
+}
+
 }  // namespace
 }  // namespace braid

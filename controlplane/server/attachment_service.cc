@@ -12,13 +12,6 @@ namespace {
 // Log lines stay lines.
 constexpr size_t kMaxReasonBytes = 1024;
 
-absl::StatusOr<Uuid> ParseVolumeId(absl::string_view text) {
-  absl::StatusOr<Uuid> id = Uuid::Parse(text);
-  if (id.ok()) return id;
-  return absl::InvalidArgumentError(
-      "volume_id is not a UUID; PrepareAttachment gives the right one");
-}
-
 }  // namespace
 
 grpc::Status AttachmentService::PrepareAttachment(grpc::ServerContext* /*context*/,
@@ -30,6 +23,7 @@ grpc::Status AttachmentService::PrepareAttachment(grpc::ServerContext* /*context
   if (!path.ok()) return ToGrpc(path.status());
   response->set_volume_id((*volume)->record.id.ToString());
   response->set_lock_path(*std::move(path));
+  response->set_thin((*volume)->record.thin);
   return grpc::Status::OK;
 }
 
@@ -43,7 +37,7 @@ grpc::Status AttachmentService::OpenAttachment(
     return ToGrpc(absl::InvalidArgumentError(
         "boot_id is not a UUID; give what /proc/sys/kernel/random/boot_id says"));
   }
-  absl::StatusOr<VolumePtr> opened =
+  absl::StatusOr<Opened> opened =
       attachments_.Open(*id, {.boot_id = *boot_id,
                               .pid = request->pid(),
                               .read_only = request->read_only(),
@@ -53,36 +47,38 @@ grpc::Status AttachmentService::OpenAttachment(
         {{"volume_id", id->ToString()}, {"reason", opened.status().message()}});
     return ToGrpc(opened.status());
   }
-  const VolumeEntry& volume = **opened;
+  const VolumeEntry& volume = *opened->volume;
+  const Epoch epoch = volume.record.attachment.epoch;
+  tasks_.EndEpochs(*id, Epoch(epoch.value() - 1));
   Log(LogLevel::kInfo, "attachment opened",
       {{"volume", volume.record.name},
        {"epoch", volume.record.attachment.epoch.value()},
        {"pid", request->pid()},
        {"read_only", request->read_only() ? 1 : 0},
-       {"stale_bytes", volumes_.Describe(*opened).stale_bytes}});
+       {"takes_over", opened->takes_over ? 1 : 0},
+       {"stale_bytes", volumes_.Describe(opened->volume).stale_bytes}});
 
   v1::OpenAttachmentResponse message;
   v1::AttachmentHeader& header = *message.mutable_header();
-  *header.mutable_volume() = ToProto(volumes_.Describe(*opened), state_.name());
-  header.set_epoch(volume.record.attachment.epoch.value());
-  header.set_run_count(volume.runs->size());
+  *header.mutable_volume() = ToProto(volumes_.Describe(opened->volume), state_.name());
+  header.set_epoch(epoch.value());
+  header.set_run_count(opened->runs->size());
+  header.set_applied_sequence(volume.record.map_sequence);
+  for (const Grant& grant : opened->grants) *header.add_grants() = ToProto(grant);
+  header.set_takes_over(opened->takes_over);
   for (const Uuid& device_id : volume.record.devices) {
     const DevicePtr record = state_.FindDevice(device_id);
     if (record == nullptr) {
       return {grpc::StatusCode::ABORTED, "the volume was deleted while it was being attached"};
     }
-    v1::AttachedDevice& device = *header.add_devices();
-    device.set_id(record->id.ToString());
-    device.set_name(record->name);
-    device.set_path(record->path);
-    device.set_size_bytes(record->device_bytes);
+    *header.add_devices() = ToProto(*record);
   }
   // A holder that did not get the whole map does no I/O, so what it was granted needs no
   // taking back: as it ends, its lock shows that.
   constexpr absl::string_view kGone = "the caller went away";
   if (!writer->Write(message)) return {grpc::StatusCode::CANCELLED, std::string(kGone)};
   message.Clear();
-  for (const MapRun& run : *volume.runs) {
+  for (const MapRun& run : *opened->runs) {
     *message.add_runs() = ToProto(run);
     if (message.runs_size() < static_cast<int>(kRowsPerMessage)) continue;
     if (!writer->Write(message)) return {grpc::StatusCode::CANCELLED, std::string(kGone)};
@@ -102,15 +98,14 @@ grpc::Status AttachmentService::MarkStale(grpc::ServerContext* /*context*/,
         absl::StrCat("device_index ", request->device_index(), " is out of range")));
   }
   const DeviceIndex device(static_cast<DeviceIndex::rep>(request->device_index()));
-  absl::StatusOr<VolumePtr> marked = attachments_.MarkStale(*id, Epoch(request->epoch()), device);
+  const absl::Status marked = attachments_.MarkStale(*id, Epoch(request->epoch()), device);
   Log(LogLevel::kWarning, marked.ok() ? "device marked stale" : "device not marked stale",
       {{"volume_id", id->ToString()},
        {"epoch", request->epoch()},
        {"device_index", request->device_index()},
        {"reason", request->reason().substr(0, kMaxReasonBytes)},
-       {"status", marked.status().ToString()}});
-  if (!marked.ok()) return ToGrpc(marked.status());
-  return grpc::Status::OK;
+       {"status", marked.ToString()}});
+  return ToGrpc(marked);
 }
 
 grpc::Status AttachmentService::ReportFault(grpc::ServerContext* /*context*/,
@@ -134,6 +129,7 @@ grpc::Status AttachmentService::CloseAttachment(grpc::ServerContext* /*context*/
   if (!id.ok()) return ToGrpc(id.status());
   absl::Status status = attachments_.Close(*id, Epoch(request->epoch()));
   if (status.ok()) {
+    tasks_.EndEpochs(*id, Epoch(request->epoch()));
     Log(LogLevel::kInfo, "attachment closed",
         {{"volume_id", id->ToString()}, {"epoch", request->epoch()}});
   }

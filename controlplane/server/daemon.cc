@@ -11,6 +11,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/time.h"
+#include "controlplane/server/delayed_store.h"
 #include "controlplane/server/log.h"
 #include "controlplane/server/unix_socket.h"
 #include "lib/base/errno_status.h"
@@ -20,6 +22,9 @@ namespace {
 
 // Requests under way when we stop get this long; none but waiting for a volume takes more.
 constexpr std::chrono::seconds kDrain(2);
+
+// Often enough that a pool that fills up is told of before it is full.
+constexpr absl::Duration kPoolInterval = absl::Seconds(2);
 
 // One directory, not its parents: a typing mistake should not grow a tree.
 absl::Status MakeDirectory(const std::string& path) {
@@ -42,6 +47,9 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& optio
   absl::StatusOr<std::unique_ptr<MetadataStore>> store = OpenRocksStore(options.data_dir);
   if (!store.ok()) return store.status();
   d.store_ = *std::move(store);
+  if (options.test_commit_delay_ms > 0) {
+    d.store_ = DelayCommits(std::move(d.store_), absl::Milliseconds(options.test_commit_delay_ms));
+  }
   absl::StatusOr<std::unique_ptr<SiteState>> state =
       SiteState::Load(d.store_.get(), host, {.name = options.site, .node = options.node});
   if (!state.ok()) {
@@ -50,17 +58,34 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& optio
   }
   d.state_ = *std::move(state);
   d.attachments_ = std::make_unique<Attachments>(d.state_.get(), lock_dir);
+  status = d.attachments_->FreeAfterRestart();
+  if (!status.ok()) return status;
   d.preparer_ = std::make_unique<Preparer>(d.state_.get());
   d.inventory_ = std::make_unique<Inventory>(d.state_.get());
   d.volumes_ = std::make_unique<Volumes>(d.state_.get(), d.preparer_.get(), d.attachments_.get());
-  d.inventory_service_ = std::make_unique<InventoryService>(d.inventory_.get());
-  d.volume_service_ = std::make_unique<VolumeService>(d.state_.get(), d.volumes_.get());
-  d.attachment_service_ =
-      std::make_unique<AttachmentService>(d.state_.get(), d.volumes_.get(), d.attachments_.get());
-  d.site_service_ = std::make_unique<SiteService>(d.state_.get(), d.inventory_.get(),
-                                                  d.volumes_.get(), options.run_dir);
+  d.pools_ = std::make_unique<Pools>(
+      d.state_.get(), Pools::Thresholds{.low_percent = options.pool_low_percent,
+                                        .critical_percent = options.pool_critical_percent});
+  d.spaces_ = std::make_unique<Spaces>(d.state_.get(), d.attachments_.get(), d.pools_.get());
+  d.tasks_ = std::make_unique<HolderTasks>(
+      [attachments = d.attachments_.get()](const Uuid& volume, Epoch epoch) {
+        return attachments->Held(volume, epoch).status();
+      });
+  d.inventory_service_ =
+      std::make_unique<InventoryService>(d.state_.get(), d.inventory_.get(), d.pools_.get());
+  d.volume_service_ = std::make_unique<VolumeService>(d.state_.get(), d.volumes_.get(),
+                                                      d.pools_.get(), d.tasks_.get());
+  d.attachment_service_ = std::make_unique<AttachmentService>(
+      d.state_.get(), d.volumes_.get(), d.attachments_.get(), d.spaces_.get(), d.tasks_.get());
+  d.site_service_ = std::make_unique<SiteService>(
+      d.state_.get(), d.inventory_.get(), d.volumes_.get(), d.pools_.get(), options.run_dir);
   status = d.Listen();
   if (!status.ok()) return status;
+  d.pool_watch_ = std::thread([&d] {
+    do {
+      d.pools_->Look();
+    } while (!d.stopping_.WaitForNotificationWithTimeout(kPoolInterval));
+  });
   return daemon;
 }
 
@@ -137,6 +162,10 @@ void Daemon::UpdateHealth() {
 
 Daemon::~Daemon() {
   if (server_ == nullptr) return;
+  stopping_.Notify();
+  if (pool_watch_.joinable()) pool_watch_.join();
+  // Their streams would stay open for as long as volumes are attached.
+  tasks_->Stop();
   server_->GetHealthCheckService()->Shutdown();
   server_->Shutdown(std::chrono::system_clock::now() + kDrain);
   server_->Wait();

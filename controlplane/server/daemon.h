@@ -6,15 +6,20 @@
 
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/synchronization/notification.h"
 #include "controlplane/core/attachments.h"
 #include "controlplane/core/host.h"
 #include "controlplane/core/inventory.h"
+#include "controlplane/core/pools.h"
 #include "controlplane/core/preparer.h"
 #include "controlplane/core/site_state.h"
+#include "controlplane/core/spaces.h"
 #include "controlplane/core/volumes.h"
+#include "controlplane/server/holder_tasks.h"
 #include "controlplane/server/options.h"
 #include "controlplane/server/services.h"
 #include "lib/base/unique_fd.h"
@@ -55,6 +60,9 @@ class Daemon {
   std::unique_ptr<Preparer> preparer_;
   std::unique_ptr<Inventory> inventory_;
   std::unique_ptr<Volumes> volumes_;
+  std::unique_ptr<Pools> pools_;
+  std::unique_ptr<Spaces> spaces_;
+  std::unique_ptr<HolderTasks> tasks_;
   std::unique_ptr<InventoryService> inventory_service_;
   std::unique_ptr<VolumeService> volume_service_;
   std::unique_ptr<AttachmentService> attachment_service_;
@@ -63,6 +71,9 @@ class Daemon {
   std::vector<std::string> addresses_;
   std::vector<UniqueFd> socket_locks_;
   std::unique_ptr<grpc::Server> server_;
+  // Looks at the pools now and then, until told to stop.
+  absl::Notification stopping_;
+  std::thread pool_watch_;
   bool serving_ = true;
 };
 

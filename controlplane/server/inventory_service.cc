@@ -54,7 +54,25 @@ grpc::Status InventoryService::RemoveDevice(grpc::ServerContext* /*context*/,
 grpc::Status InventoryService::ListPools(grpc::ServerContext* /*context*/,
                                          const v1::ListPoolsRequest* /*request*/,
                                          v1::ListPoolsResponse* response) {
-  for (const PoolUse& pool : inventory_.ListPools()) *response->add_pools() = ToProto(pool);
+  for (const PoolUsage& pool : pools_.List()) {
+    *response->add_pools() = ToProto(pool, pools_.thresholds());
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status InventoryService::CheckPools(grpc::ServerContext* /*context*/,
+                                          const v1::CheckPoolsRequest* /*request*/,
+                                          v1::CheckPoolsResponse* response) {
+  absl::StatusOr<PoolCheck> check = braid::CheckPools(state_);
+  if (!check.ok()) return ToGrpc(check.status());
+  for (const std::string& finding : check->findings) {
+    Log(LogLevel::kError, "pool check", {{"finding", finding}});
+    response->add_findings(finding);
+  }
+  response->set_device_count(check->devices);
+  response->set_volume_count(check->volumes);
+  response->set_run_count(check->runs);
+  response->set_grant_count(check->grants);
   return grpc::Status::OK;
 }
 

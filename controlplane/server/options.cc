@@ -80,6 +80,15 @@ absl::Status CheckOptions(DaemonOptions& options) {
   }
   if (absl::Status status = CheckPath("--run-dir", options.run_dir); !status.ok()) return status;
   if (options.data_dir.empty()) return Bad("data-dir", "a directory");
+  const uint32_t low = options.pool_low_percent;
+  const uint32_t critical = options.pool_critical_percent;
+  if (low < 1 || low > 100) return Bad("pool-low-percent", "from 1 to 100");
+  if (critical < 1 || critical > 100) return Bad("pool-critical-percent", "from 1 to 100");
+  if (low > critical) {
+    return absl::InvalidArgumentError(absl::StrCat("'pool-low-percent' (", low,
+                                                   ") must not be above 'pool-critical-percent' (",
+                                                   critical, ")"));
+  }
   return absl::OkStatus();
 }
 
@@ -111,14 +120,27 @@ absl::Status ApplyConfig(const std::string& text, const std::vector<std::string>
       if (!flag_wins) options.listen = all;
       continue;
     }
+    uint32_t* percent = key == "pool-low-percent"        ? &options.pool_low_percent
+                        : key == "pool-critical-percent" ? &options.pool_critical_percent
+                                                         : nullptr;
+    if (percent != nullptr) {
+      uint32_t number = 0;
+      if (!value.IsScalar() || !absl::SimpleAtoi(value.as<std::string>(), &number)) {
+        return Bad(key, "a number from 1 to 100");
+      }
+      if (!flag_wins) *percent = number;
+      continue;
+    }
     std::string* target = key == "data-dir"  ? &options.data_dir
                           : key == "site"    ? &options.site
                           : key == "run-dir" ? &options.run_dir
                           : key == "node"    ? &options.node
                                              : nullptr;
     if (target == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "unknown key '", absl::CHexEscape(key), "'; use data-dir, site, listen, run-dir, node"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown key '", absl::CHexEscape(key),
+                       "'; use data-dir, site, listen, run-dir, node, pool-low-percent, "
+                       "pool-critical-percent"));
     }
     if (!value.IsScalar()) return Bad(key, "one value");
     if (!flag_wins) *target = value.as<std::string>();
@@ -181,6 +203,16 @@ ParsedOptions ParseOptions(int argc, const char* const* argv) {
   app.add_option("--run-dir", options.run_dir, "for locks that end with the machine")
       ->capture_default_str();
   app.add_option("--node", options.node, "what this machine is called [its host name]");
+  app.add_option("--pool-low-percent", options.pool_low_percent,
+                 "warn when this much of a pool is taken")
+      ->capture_default_str();
+  app.add_option("--pool-critical-percent", options.pool_critical_percent,
+                 "and again, louder, at this much")
+      ->capture_default_str();
+  // In no group, so in no help; braidd(8) has it.
+  app.add_option("--test-commit-delay-ms", options.test_commit_delay_ms)
+      ->check(CLI::Range(0, 60'000))
+      ->group("");
   CLI::Option* config_option =
       app.add_option("--config", config, "configuration file; the default may be absent")
           ->capture_default_str();

@@ -2,6 +2,7 @@
 #ifndef BRAID_CONTROLPLANE_SERVER_OPTIONS_H_
 #define BRAID_CONTROLPLANE_SERVER_OPTIONS_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,11 @@ struct DaemonOptions {
   std::vector<std::string> listen;
   std::string run_dir = "/run/braid";
   std::string node;  // never "" once parsed
+  // Of a pool's capacity, taken: 1 to 100, the first at most the second.
+  uint32_t pool_low_percent = 80;
+  uint32_t pool_critical_percent = 95;
+  // For tests: how long each commit waits before it is made.
+  uint32_t test_commit_delay_ms = 0;
 };
 
 // One place to listen on.

@@ -52,14 +52,22 @@ TEST(ApplyConfig, SetsWhatNoFlagSaid) {
   EXPECT_EQ(options.node, "n9");
   EXPECT_EQ(options.data_dir, "/d");
   EXPECT_EQ(options.listen, (std::vector<std::string>{"unix:/a", "tcp:127.0.0.1:1"}));
+  EXPECT_EQ(options.pool_low_percent, 80u);
+  ASSERT_TRUE(ApplyConfig("pool-low-percent: 50\npool-critical-percent: 60",
+                          {"pool-critical-percent"}, options)
+                  .ok());
+  EXPECT_EQ(options.pool_low_percent, 50u);
+  EXPECT_EQ(options.pool_critical_percent, 95u);
   ASSERT_TRUE(ApplyConfig("listen: unix:/b", {}, options).ok());
   EXPECT_EQ(options.listen, std::vector<std::string>{"unix:/b"});
   EXPECT_TRUE(ApplyConfig("", {}, options).ok());
 }
 
 TEST(ApplyConfig, UnknownOrMalformedIsRefused) {
-  for (const char* text : {"sight: berlin", "site: [a, b]", "listen: {a: b}", "just words", "- a",
-                           "site: 'unclosed", "[a]: b", "\x01\xff: x"}) {
+  for (const char* text :
+       {"sight: berlin", "site: [a, b]", "listen: {a: b}", "just words", "- a", "site: 'unclosed",
+        "[a]: b", "\x01\xff: x", "pool-low-percent: many", "pool-low-percent: [1]",
+        "pool-critical-percent: -1", "test-commit-delay-ms: 5"}) {
     DaemonOptions options;
     EXPECT_EQ(ApplyConfig(text, {}, options).code(), absl::StatusCode::kInvalidArgument) << text;
   }
@@ -78,6 +86,12 @@ TEST(ParseOptions, MisuseIsTwoAndHelpIsZero) {
   EXPECT_EQ(status({"--site", "a/b"}), 2);
   EXPECT_EQ(status({"--run-dir", "relative"}), 2);
   EXPECT_EQ(status({"--config", "/nonexistent/braidd.yaml"}), 2);
+  EXPECT_EQ(status({"--pool-low-percent", "0"}), 2);
+  EXPECT_EQ(status({"--pool-low-percent", "101"}), 2);
+  EXPECT_EQ(status({"--pool-low-percent", "-5"}), 2);
+  EXPECT_EQ(status({"--pool-critical-percent", "x"}), 2);
+  EXPECT_EQ(status({"--pool-low-percent", "60", "--pool-critical-percent", "50"}), 2);
+  EXPECT_EQ(status({"--test-commit-delay-ms", "-1"}), 2);
   EXPECT_EQ(status({"--site", "s", "--node", "n", "--listen", "unix:/a", "--listen", "unix:/b"}),
             -1);
 }

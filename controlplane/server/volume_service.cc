@@ -6,6 +6,7 @@
 #include "controlplane/server/convert.h"
 #include "controlplane/server/log.h"
 #include "controlplane/server/services.h"
+#include "lib/base/checked.h"
 
 namespace braid {
 namespace {
@@ -22,7 +23,46 @@ absl::StatusOr<absl::string_view> NameInToken(absl::string_view token) {
   return absl::InvalidArgumentError("this page_token is not one that ListVolumes gave");
 }
 
+// The length of the list of devices that the runs need.
+size_t DevicesNamed(const std::vector<MapRun>& runs) {
+  size_t most = 0;
+  for (const MapRun& run : runs) most = std::max(most, size_t{run.device.value()} + 1);
+  return most;
+}
+
+// Of a volume that can be reclaimed now: the epoch of its holder.
+absl::StatusOr<Epoch> CheckReclaimable(const VolumeStatus& status) {
+  const VolumeRecord& record = status.volume->record;
+  const std::string& name = record.name;
+  if (!record.thin) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("volume '", name,
+                     "' is thick: it has all its space for good, used or not; only thin volumes "
+                     "give space back"));
+  }
+  if (!record.attachment.held || !status.alive) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("volume '", name,
+                     "' is not attached, and its holder does the work; attach it first, with "
+                     "'braid attach ",
+                     name, "'"));
+  }
+  if (record.attachment.read_only) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "volume '", name, "' is attached read-only; detach it, then attach it for writing"));
+  }
+  return record.attachment.epoch;
+}
+
 }  // namespace
+
+v1::Volume VolumeService::Shown(const VolumeStatus& volume) const {
+  v1::Volume out = ToProto(volume, state_.name());
+  const Pools::Reclaimable reclaimable = pools_.ReclaimableOf(volume.volume->record.id);
+  out.set_reclaimable_bytes(reclaimable.bytes);
+  out.set_reclaimable_unix_seconds(reclaimable.unix_seconds);
+  return out;
+}
 
 grpc::Status VolumeService::CreateVolume(grpc::ServerContext* context,
                                          const v1::CreateVolumeRequest* request,
@@ -46,7 +86,7 @@ grpc::Status VolumeService::CreateVolume(grpc::ServerContext* context,
       volume = *std::move(ready);
     }
   }
-  *response->mutable_volume() = ToProto(volume, state_.name());
+  *response->mutable_volume() = Shown(volume);
   return grpc::Status::OK;
 }
 
@@ -55,7 +95,7 @@ grpc::Status VolumeService::GetVolume(grpc::ServerContext* /*context*/,
                                       v1::GetVolumeResponse* response) {
   absl::StatusOr<VolumeStatus> volume = volumes_.Get(request->name());
   if (!volume.ok()) return ToGrpc(volume.status());
-  *response->mutable_volume() = ToProto(*volume, state_.name());
+  *response->mutable_volume() = Shown(*volume);
   return grpc::Status::OK;
 }
 
@@ -71,7 +111,7 @@ grpc::Status VolumeService::ListVolumes(grpc::ServerContext* /*context*/,
   const bool more = found.size() > page;
   if (more) found.pop_back();
   for (const VolumeStatus& volume : found) {
-    *response->add_volumes() = ToProto(volume, state_.name());
+    *response->add_volumes() = Shown(volume);
   }
   if (more) {
     response->set_next_page_token(absl::StrCat(kTokenPrefix, found.back().volume->record.name));
@@ -87,17 +127,85 @@ grpc::Status VolumeService::DeleteVolume(grpc::ServerContext* /*context*/,
   if (!request->dry_run()) {
     const VolumeRecord& record = deleted->volume->record;
     Log(LogLevel::kInfo, "volume deleted", {{"volume", record.name}, {"id", record.id.ToString()}});
+    pools_.Look();
   }
-  *response->mutable_volume() = ToProto(*deleted, state_.name());
+  *response->mutable_volume() = Shown(*deleted);
+  return grpc::Status::OK;
+}
+
+grpc::Status VolumeService::ResizeVolume(grpc::ServerContext* /*context*/,
+                                         const v1::ResizeVolumeRequest* request,
+                                         v1::ResizeVolumeResponse* response) {
+  // What a thick volume grows by is zeroed while the caller waits.
+  const bool may_wait = ++waiters_ <= kMaxWaiters;
+  absl::Cleanup leave = [this] { --waiters_; };
+  if (!may_wait) {
+    return ToGrpc(absl::UnavailableError(
+        absl::StrCat(kMaxWaiters, " callers wait for their volumes already; try again later")));
+  }
+  absl::StatusOr<VolumeStatus> resized = volumes_.Resize(
+      request->name(), request->size_bytes(), request->allow_data_loss(), request->dry_run());
+  if (!resized.ok()) return ToGrpc(resized.status());
+  if (!request->dry_run()) {
+    const VolumeRecord& record = resized->volume->record;
+    Log(LogLevel::kInfo, "volume resized",
+        {{"volume", record.name}, {"id", record.id.ToString()}, {"size_bytes", record.size_bytes}});
+    pools_.Look();
+  }
+  *response->mutable_volume() = Shown(*resized);
+  return grpc::Status::OK;
+}
+
+grpc::Status VolumeService::ReclaimVolume(grpc::ServerContext* context,
+                                          const v1::ReclaimVolumeRequest* request,
+                                          grpc::ServerWriter<v1::ReclaimVolumeResponse>* writer) {
+  absl::StatusOr<VolumeStatus> volume = volumes_.Get(request->name());
+  if (!volume.ok()) return ToGrpc(volume.status());
+  absl::StatusOr<Epoch> epoch = CheckReclaimable(*volume);
+  if (!epoch.ok()) return ToGrpc(epoch.status());
+  const bool may_wait = ++reclaims_ <= kMaxReclaims;
+  absl::Cleanup leave = [this] { --reclaims_; };
+  if (!may_wait) {
+    return ToGrpc(absl::UnavailableError(
+        absl::StrCat(kMaxReclaims, " volumes are being reclaimed already; try again later")));
+  }
+  v1::ReclaimVolumeResponse message;
+  const auto send = [&](const v1::ReclaimReport& report) {
+    *message.mutable_report() = report;
+    return writer->Write(message);
+  };
+  const VolumeRecord& record = volume->volume->record;
+  absl::StatusOr<v1::ReclaimReport> report = tasks_.Reclaim(
+      record.id, *epoch, request->dry_run(), send, [context] { return context->IsCancelled(); });
+  Log(report.ok() ? LogLevel::kInfo : LogLevel::kWarning, "volume reclaimed",
+      {{"volume", record.name},
+       {"dry_run", request->dry_run() ? 1 : 0},
+       {"free_bytes", report.ok() ? report->free_bytes() : 0},
+       {"released_bytes", report.ok() ? report->released_bytes() : 0},
+       {"status", report.status().ToString()}});
+  if (!report.ok()) return ToGrpc(report.status());
+  // A holder that counts wrongly makes a number wrong, no more.
+  const uint64_t left =
+      report->free_bytes() - std::min(report->free_bytes(), report->released_bytes());
+  pools_.NoteReclaimable(record.id, CheckedMul(left, uint64_t{record.legs}).value_or(UINT64_MAX));
+  pools_.Look();
+  message.set_done(true);
+  send(*report);
   return grpc::Status::OK;
 }
 
 grpc::Status VolumeService::GetVolumeMap(grpc::ServerContext* /*context*/,
                                          const v1::GetVolumeMapRequest* request,
                                          grpc::ServerWriter<v1::GetVolumeMapResponse>* writer) {
-  // The map of one moment, however long it takes to send.
-  absl::StatusOr<VolumePtr> volume = state_.FindVolume(request->name());
-  if (!volume.ok()) return ToGrpc(volume.status());
+  // The map of one moment, however long it takes to send. That of a thin volume may be newer
+  // than the record it is found with, and name devices that only the next record has.
+  absl::StatusOr<VolumePtr> volume;
+  std::shared_ptr<const std::vector<MapRun>> runs;
+  do {
+    volume = state_.FindVolume(request->name());
+    if (!volume.ok()) return ToGrpc(volume.status());
+    runs = RunsOf(**volume);
+  } while (DevicesNamed(*runs) > (*volume)->record.devices.size());
   const std::vector<Uuid>& ids = (*volume)->record.devices;
   std::vector<DeviceRecord> devices(ids.size());
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -106,7 +214,7 @@ grpc::Status VolumeService::GetVolumeMap(grpc::ServerContext* /*context*/,
     if (DevicePtr record = state_.FindDevice(ids[i]); record != nullptr) devices[i] = *record;
   }
   v1::GetVolumeMapResponse message;
-  for (const MapRun& run : *(*volume)->runs) {
+  for (const MapRun& run : *runs) {
     *message.add_rows() = ToMapRow(**volume, run, devices[run.device.value()]);
     if (message.rows_size() < static_cast<int>(kRowsPerMessage)) continue;
     if (!writer->Write(message)) return {grpc::StatusCode::CANCELLED, "the caller went away"};

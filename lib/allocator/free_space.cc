@@ -64,6 +64,13 @@ uint64_t FreeSpace::longest_large_run() const {
   return by_large_.empty() ? 0 : by_large_.rbegin()->first;
 }
 
+std::vector<UnitRun> FreeSpace::FreeRuns() const {
+  std::vector<UnitRun> runs;
+  runs.reserve(free_.size());
+  for (const auto& [first, count] : free_) runs.push_back({DeviceUnit(first), count});
+  return runs;
+}
+
 std::optional<UnitRun> FreeSpace::TakeLarge(uint64_t extents) {
   assert(extents > 0);
   if (by_large_.empty()) return std::nullopt;
@@ -76,10 +83,11 @@ std::optional<UnitRun> FreeSpace::TakeLarge(uint64_t extents) {
   return UnitRun{DeviceUnit(first), count};
 }
 
-std::optional<UnitRun> FreeSpace::TakeSmall() {
+std::optional<UnitRun> FreeSpace::TakeSmall(uint64_t units) {
+  assert(units > 0);
   if (free_.empty()) return std::nullopt;
-  uint64_t unit = 0;
   Runs::iterator it;
+  uint64_t unit = 0;
   if (!broken_.empty()) {
     it = free_.find(*broken_.begin());
     const auto [first, count] = *it;
@@ -89,8 +97,10 @@ std::optional<UnitRun> FreeSpace::TakeSmall() {
     it = free_.find(by_large_.begin()->second);
     unit = it->first;
   }
-  Cut(it, unit, 1);
-  return UnitRun{DeviceUnit(unit), 1};
+  const uint64_t end = std::min(RoundDown(unit) + kSmallPerExtent, it->first + it->second);
+  const uint64_t count = std::min(units, end - unit);
+  Cut(it, unit, count);
+  return UnitRun{DeviceUnit(unit), count};
 }
 
 absl::Status FreeSpace::CheckInside(UnitRun run) const {

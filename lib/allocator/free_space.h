@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/container/btree_map.h"
 #include "absl/container/btree_set.h"
@@ -20,8 +21,8 @@ struct UnitRun {
   friend bool operator==(const UnitRun&, const UnitRun&) = default;
 };
 
-// Every call but the constructor takes at most logarithmic time in the number of free
-// runs.
+// Every call but the constructor and FreeRuns takes at most logarithmic time in the number of
+// free runs.
 class FreeSpace {
  public:
   // All of [data_offset, data_offset + data_bytes) is free. Both multiples of 4 MiB
@@ -34,14 +35,16 @@ class FreeSpace {
   uint64_t free_large_extents() const { return free_large_; }
   // Large extents in the longest free run.
   uint64_t longest_large_run() const;
+  // In order; no two touch.
+  std::vector<UnitRun> FreeRuns() const;
 
   // Takes up to `extents` (not 0) large extents that follow each other: from a run that
   // fits them all when there is one (the shortest such), else all of the longest run.
   // nullopt when there is none. The result's first unit is a multiple of kSmallPerExtent.
   std::optional<UnitRun> TakeLarge(uint64_t extents);
-  // Takes one small extent, from a broken large extent when there is one, else from the
-  // shortest run of whole ones.
-  std::optional<UnitRun> TakeSmall();
+  // Takes up to `units` (not 0) small extents that follow each other within one large extent:
+  // a broken one when there is any, else one of the shortest run of whole ones.
+  std::optional<UnitRun> TakeSmall(uint64_t units = 1);
   // Takes exactly this run, as when a store is loaded. Empty, not free or outside:
   // DataLoss, and nothing changes.
   absl::Status Take(UnitRun run);

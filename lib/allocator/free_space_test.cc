@@ -70,6 +70,14 @@ void ExpectSame(const FreeSpace& space, const Model& model) {
   ASSERT_EQ(space.free_large_extents(), Model::SumOf(runs));
   ASSERT_EQ(space.longest_large_run(),
             runs.empty() ? 0 : *std::max_element(runs.begin(), runs.end()));
+  uint64_t end = 0, sum = 0;
+  for (const UnitRun& run : space.FreeRuns()) {
+    ASSERT_GT(run.first.value(), end);
+    ASSERT_TRUE(model.All(run.first.value(), run.count, true));
+    end = run.first.value() + run.count;
+    sum += run.count;
+  }
+  ASSERT_EQ(sum, model.FreeUnits());
 }
 
 TEST(FreeSpace, AgreesWithABitmapUnderRandomCalls) {
@@ -115,13 +123,19 @@ TEST(FreeSpace, AgreesWithABitmapUnderRandomCalls) {
         case 1: {
           const bool broken = model.AnyBroken();
           const uint64_t large = space.free_large_extents();
-          const auto taken = space.TakeSmall();
+          const uint64_t wanted = 1 + below(below(2) == 0 ? 1 : 100);
+          const auto taken = space.TakeSmall(wanted);
           ASSERT_EQ(taken.has_value(), model.FreeUnits() > 0);
           if (!taken) break;
-          ASSERT_EQ(taken->count, 1u);
-          ASSERT_TRUE(model.All(taken->first.value(), 1, true));
+          const uint64_t begin = taken->first.value(), end = begin + taken->count;
+          ASSERT_TRUE(taken->count > 0 && taken->count <= wanted);
+          ASSERT_TRUE(model.All(begin, taken->count, true));
+          // Fewer than wanted only where the large extent or the free run ends.
+          ASSERT_EQ(begin / kSmallPerExtent, (end - 1) / kSmallPerExtent);
+          ASSERT_TRUE(taken->count == wanted || end % kSmallPerExtent == 0 ||
+                      !model.All(end, 1, true));
           ASSERT_EQ(space.free_large_extents(), broken ? large : large - 1);
-          model.Set(taken->first.value(), 1, false);
+          model.Set(begin, taken->count, false);
           break;
         }
         case 2:

@@ -190,13 +190,19 @@ Placement Take(const SpreadShape& shape, const Candidates& candidates,
 
 }  // namespace
 
+absl::Status CheckDeviceCount(const PlacementRequest& request,
+                              const std::vector<PlacementDevice>& devices) {
+  const Candidates candidates = ChooseCandidates(request.device_class, devices);
+  const Geometry& g = request.geometry;
+  if (candidates.devices.size() >= std::max(g.columns(), g.legs())) return absl::OkStatus();
+  return TooFewDevices(request, candidates, devices);
+}
+
 absl::StatusOr<Placement> Place(const PlacementRequest& request,
                                 const std::vector<PlacementDevice>& devices) {
   const Geometry& g = request.geometry;
+  if (absl::Status s = CheckDeviceCount(request, devices); !s.ok()) return s;
   const Candidates candidates = ChooseCandidates(request.device_class, devices);
-  if (candidates.devices.size() < std::max(g.columns(), g.legs())) {
-    return TooFewDevices(request, candidates, devices);
-  }
   std::optional<Shares> shares = Share(g, candidates.free, candidates.nodes);
   if (!shares) return NoRoom(request, candidates);
   return Take(shares->shape, candidates,

@@ -45,6 +45,11 @@ struct Placement {
   uint32_t nodes_per_extent = 1;
 };
 
+// Whether there are as many different devices as the layout needs at once, however full:
+// FailedPrecondition, in words, when not.
+absl::Status CheckDeviceCount(const PlacementRequest& request,
+                              const std::vector<PlacementDevice>& devices);
+
 // Takes the extents from the devices' spaces. On failure nothing stays taken, and the
 // error is FailedPrecondition (the devices cannot carry this layout, however empty) or
 // ResourceExhausted (no room), and says what was needed, what there is, by class and

@@ -8,13 +8,18 @@
 // that was last committed when the block was last written, and it was not written since.
 // (Ordered data is written before its transaction commits; a block freed by transaction N can
 // be reused from N + 1 on, and data of transaction N + 1 may be written while N commits.)
-// Where nothing is known of when a block was written, it counts as written now.
+// Where nothing is known of when a block was written, it counts as written now. Sequences are
+// compared by SequenceAtLeast, since they go round at 2^32.
+//
+// A view may hold commits that are in the log but not yet safe from power loss. Before a
+// release, the volume must have been flushed after the view was taken.
 #ifndef BRAID_LIB_EXT4_RECLAIM_H_
 #define BRAID_LIB_EXT4_RECLAIM_H_
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,47 +36,58 @@ using ReadVolume = std::function<absl::Status(uint64_t offset, absl::Span<char> 
 // Where an ext4 file system lies in the volume.
 struct Place {
   uint64_t offset = 0;
-  uint64_t length = 0;      // of the partition, or the volume
-  uint32_t partition = 0;   // 0: the whole volume
+  uint64_t length = 0;     // of the partition, or the volume
+  uint32_t partition = 0;  // as the kernel numbers them; 0: the whole volume
 };
 // The whole volume, or the partitions of a GPT (first or backup header) or MBR table that
 // hold ext4 (others are passed over). Empty when there is none. DataLoss: a table that
-// contradicts itself.
+// contradicts itself, or is one and a file system at once.
 absl::StatusOr<std::vector<Place>> FindFileSystems(const ReadVolume& read, uint64_t volume_bytes);
 
 // One ext4 file system in use. Keeps between passes what it needs to look only at block groups
-// that changed. Not thread-safe, but for NoteWrite and CommittedSequence.
+// that changed. One thread at a time, but for ReadCommittedSequence.
 class FileSystem {
  public:
-  // Where the journal's blocks lie, so that its owner can see writes to it.
-  struct Extent { uint64_t offset = 0, length = 0; };
+  // Bytes of the volume.
+  struct Extent {
+    uint64_t offset = 0, length = 0;
+    friend bool operator==(const Extent&, const Extent&) = default;
+  };
 
   // FailedPrecondition, with what is not understood in words: no journal, external journal,
-  // unknown incompatible features, bigalloc, async commit, meta_bg is fine or refused as you
-  // can show, an orphan or error state that a replay does not cure, 64 KiB blocks.
+  // unknown features, bigalloc, asynchronous commits, blocks of 64 KiB, errors that the kernel
+  // noted. DataLoss: damaged.
   static absl::StatusOr<std::unique_ptr<FileSystem>> Open(ReadVolume read, const Place& place);
   ~FileSystem();
 
-  const std::string& description() const;   // "ext4 (UUID)"
+  const std::string& description() const;  // "ext4 (UUID)"
   const Place& place() const;
-  const std::vector<Extent>& journal() const;  // volume bytes
-  uint32_t group_count() const;
+  uint32_t block_bytes() const;
+  // Where the journal's blocks lie, so that its owner can see writes to it. They do not move
+  // while the file system is mounted.
+  const std::vector<Extent>& journal() const;
+  uint32_t group_count() const;  // as last seen
 
-  // The journal sequence (tid) last committed as its blocks say now: reads the log's tail.
-  absl::StatusOr<uint32_t> ReadCommittedSequence();
+  // The sequence last committed, as the journal's blocks say now; never less than what was
+  // committed when the call began. Aborted: the log was overwritten each time it was read.
+  // Thread-safe.
+  absl::StatusOr<uint32_t> ReadCommittedSequence() const;
 
   struct View {
-    uint32_t sequence = 0;       // last commit that the view contains
+    // A commit that the view contains; of a block it says what held as of this or a later one.
+    uint32_t sequence = 0;
     uint32_t groups_total = 0, groups_unchanged = 0;
-    // Free ranges, ascending, not touching, bytes of the volume; of changed groups and of
-    // unchanged ones alike (the latter from memory).
+    // Free ranges, ascending, not touching; of changed groups and of unchanged ones alike (the
+    // latter from memory). Whole blocks, never of metadata or the journal.
     std::vector<Extent> free;
   };
   // One consistent view: superblock, log, descriptors and bitmaps read, the log replayed over
   // them in memory (revocations, escaped blocks, checksums v1 to v3, 64-bit tags), BLOCK_UNINIT
-  // groups computed, bitmap checksums checked. `offline`: nobody writes; then fast-commit
-  // blocks that are pending are a refusal. Aborted: the log was overwritten meanwhile (the
-  // superblock or log tail changed while reading); call again. DataLoss: damaged.
+  // groups computed, bitmap checksums and counts checked. `offline`: nobody writes; then
+  // fast-commit blocks that are pending are a refusal, all groups are looked at, and the view
+  // is what recovery will leave. Aborted: the log was overwritten, or groups changed, each
+  // time they were read; call again, what was read is not read again. DataLoss: damaged.
+  // FailedPrecondition: as Open; or another file system is there now (open it afresh).
   absl::StatusOr<View> Look(bool offline, absl::FunctionRef<void(uint32_t groups_done)> progress);
 
  private:
@@ -80,12 +96,15 @@ class FileSystem {
   std::unique_ptr<State> state_;
 };
 
-// When a commit counts: the block numbers a writer put into the journal, looked at as they
-// are written. Given each write to the journal area, finds commit records.
-// The sequence of a valid commit block (magic, type, checksum where the feature says) at the
-// head of `block`, or nullopt.
-std::optional<uint32_t> CommitSequence(absl::Span<const char> block, bool checksum_v2_or_3,
-                                       uint32_t checksum_seed);
+// True when sequence `a` is `b` or follows it.
+constexpr bool SequenceAtLeast(uint32_t a, uint32_t b) { return static_cast<int32_t>(a - b) >= 0; }
+
+// When a commit counts: the blocks a writer puts into the journal, looked at as they are
+// written. The sequence, when `block`, one block of the file system, begins as a commit block
+// does; whether its checksum holds is not asked, since to think a commit came too early only
+// delays a release, and to miss one could allow it too early. (Logged data cannot begin so: the
+// log escapes it.)
+std::optional<uint32_t> CommitSequence(absl::Span<const char> block);
 
 }  // namespace braid::ext4
 

@@ -97,10 +97,13 @@ absl::StatusOr<absl::string_view> OpenFrame(absl::string_view what, char kind, u
                                             absl::string_view(&kind, 1), "'"));
   }
   const auto found = static_cast<uint8_t>(covered[1]);
-  if (found == 0) return absl::DataLossError(absl::StrCat(what, " is damaged: version 0"));
   if (found > version) {
     return absl::UnimplementedError(absl::StrCat(what, " has format ", found, ", this Braid reads ",
                                                  version, "; use the newer Braid that wrote it"));
+  }
+  if (found < version) {
+    return absl::DataLossError(
+        absl::StrCat(what, " is damaged: it has format ", found, " where ", version, " belongs"));
   }
   return covered.substr(kFrameHeadBytes);
 }

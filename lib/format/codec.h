@@ -78,8 +78,8 @@ ByteWriter BeginFrame(char kind, uint8_t version);
 std::string FinishFrame(ByteWriter writer);
 
 // The body of a whole frame of this kind and version. DataLoss: too short, checksum,
-// another kind, version 0. Unimplemented: a newer version. `what` names the record in the
-// message ("volume record").
+// another kind, an older version (the store's format decides which it is). Unimplemented: a
+// newer one. `what` names the record in the message ("volume record").
 absl::StatusOr<absl::string_view> OpenFrame(absl::string_view what, char kind, uint8_t version,
                                             absl::string_view bytes);
 

@@ -12,9 +12,11 @@
 namespace braid {
 namespace {
 
-constexpr uint8_t kRecordVersion = 1;  // of each kind, so far
 constexpr char kStoreKind = 'f', kSiteKind = 's', kDeviceKind = 'd', kVolumeKind = 'v',
-               kRunKind = 'r';
+               kRunKind = 'r', kGrantKind = 'g';
+// Of stores with format kStoreVersion. Format 1 had volumes without the fields of thin ones,
+// and runs that counted large extents, both as version 1.
+constexpr uint8_t kVolumeVersion = 2, kRunVersion = 2, kRecordVersion = 1;  // 1: all others
 
 absl::Status Damaged(absl::string_view what, absl::string_view how) {
   return absl::DataLossError(absl::StrCat(what, " is damaged: ", how));
@@ -58,6 +60,9 @@ absl::Status CheckAttachment(const AttachmentRecord& a) {
   if (a.held && (a.node.empty() || a.epoch == Epoch(0))) {
     return absl::InvalidArgumentError("attachment is held by no node or in no epoch");
   }
+  if (a.journal != Epoch(0) && a.journal >= a.epoch) {
+    return absl::InvalidArgumentError("attachment took over a journal that is not older");
+  }
   if (a.since_unix_seconds < 0) return absl::InvalidArgumentError("attachment time is negative");
   return absl::OkStatus();
 }
@@ -66,6 +71,7 @@ void WriteAttachment(ByteWriter& writer, const AttachmentRecord& a) {
   writer.U64(a.epoch.value());
   writer.Bool(a.held);
   writer.Bool(a.read_only);
+  writer.U64(a.journal.value());
   writer.Text(a.node);
   writer.Id(a.boot_id);
   writer.U64(a.pid);
@@ -77,11 +83,39 @@ AttachmentRecord ReadAttachment(ByteReader& reader) {
   a.epoch = Epoch(reader.U64());
   a.held = reader.Bool();
   a.read_only = reader.Bool();
+  a.journal = Epoch(reader.U64());
   a.node = reader.Text();
   a.boot_id = reader.Id();
   a.pid = reader.U64();
   a.since_unix_seconds = reader.I64();
   return a;
+}
+
+absl::Status CheckThin(const VolumeRecord& r) {
+  if (r.on_full != OnFull::kFail && r.on_full != OnFull::kWait) {
+    return absl::InvalidArgumentError(absl::StrCat("on_full ", static_cast<int>(r.on_full)));
+  }
+  if (r.on_full == OnFull::kFail && r.full_timeout_seconds != 0) {
+    return absl::InvalidArgumentError("a timeout, but full does not wait");
+  }
+  if (r.full_timeout_seconds > kMaxFullTimeoutSeconds) {
+    return absl::InvalidArgumentError(absl::StrCat("a timeout of ", r.full_timeout_seconds, " s"));
+  }
+  if (r.thin) {
+    if (r.reserve_bytes % kSmallExtentBytes != 0 || r.reserve_bytes > r.size_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("a reserve of ", r.reserve_bytes, " bytes"));
+    }
+    // Preparing zeroes all that a volume has.
+    if (r.state == VolumeState::kPreparing) {
+      return absl::InvalidArgumentError("thin, yet in preparation");
+    }
+    return absl::OkStatus();
+  }
+  if (r.reserve_bytes != 0 || r.on_full != OnFull::kFail || r.map_sequence != 0) {
+    return absl::InvalidArgumentError("not thin, yet with fields of a thin volume");
+  }
+  if (r.devices.empty()) return absl::InvalidArgumentError("not thin, yet on no device");
+  return absl::OkStatus();
 }
 
 // At most kMaxFaultBytes, not ending within a UTF-8 character.
@@ -135,6 +169,7 @@ absl::Status CheckVolume(const VolumeRecord& r) {
     return absl::InvalidArgumentError(absl::StrCat("state ", static_cast<int>(r.state)));
   }
   if (r.created_unix_seconds < 0) return absl::InvalidArgumentError("creation time is negative");
+  if (absl::Status s = CheckThin(r); !s.ok()) return s;
   return CheckAttachment(r.attachment);
 }
 
@@ -147,6 +182,28 @@ absl::Status CheckRunBounds(const MapRun& run) {
       !CheckedAdd(run.first.value(), run.count)) {
     return absl::InvalidArgumentError(absl::StrCat(run.count, " units from ", run.first.value(),
                                                    " at device unit ", run.unit.value()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckGrantBounds(const Grant& grant) {
+  if (grant.legs.empty() || grant.legs.size() > kMaxLegs) {
+    return absl::InvalidArgumentError(absl::StrCat(grant.legs.size(), " legs"));
+  }
+  if (grant.count == 0) return absl::InvalidArgumentError("no units");
+  for (size_t leg = 0; leg < grant.legs.size(); ++leg) {
+    const UnitPlace& place = grant.legs[leg];
+    if (!RangeFits(place.unit.value(), grant.count, kMaxDeviceUnits)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(grant.count, " units at device unit ", place.unit.value()));
+    }
+    if (place.stale) return absl::InvalidArgumentError(absl::StrCat("leg ", leg, " is stale"));
+    for (size_t other = 0; other < leg; ++other) {
+      if (grant.legs[other].device == place.device) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("legs ", other, " and ", leg, " both on device ", place.device.value()));
+      }
+    }
   }
   return absl::OkStatus();
 }
@@ -211,7 +268,7 @@ absl::StatusOr<DeviceRecord> DecodeDevice(absl::string_view bytes) {
 
 std::string EncodeVolume(const VolumeRecord& r) {
   assert(CheckVolume(r).ok());
-  ByteWriter writer = BeginFrame(kVolumeKind, kRecordVersion);
+  ByteWriter writer = BeginFrame(kVolumeKind, kVolumeVersion);
   writer.Id(r.id);
   writer.Text(r.name);
   writer.U64(r.size_bytes);
@@ -222,6 +279,11 @@ std::string EncodeVolume(const VolumeRecord& r) {
   writer.Text(r.device_class);
   writer.U8(static_cast<uint8_t>(r.state));
   writer.Text(CutFault(r.fault));
+  writer.Bool(r.thin);
+  writer.U64(r.reserve_bytes);
+  writer.U8(static_cast<uint8_t>(r.on_full));
+  writer.U64(r.full_timeout_seconds);
+  writer.U64(r.map_sequence);
   WriteAttachment(writer, r.attachment);
   writer.I64(r.created_unix_seconds);
   writer.U64(r.revision.value());
@@ -232,7 +294,7 @@ std::string EncodeVolume(const VolumeRecord& r) {
 
 absl::StatusOr<VolumeRecord> DecodeVolume(absl::string_view bytes) {
   constexpr absl::string_view kWhat = "volume record";
-  auto body = OpenFrame(kWhat, kVolumeKind, kRecordVersion, bytes);
+  auto body = OpenFrame(kWhat, kVolumeKind, kVolumeVersion, bytes);
   if (!body.ok()) return body.status();
   ByteReader reader(*body);
   VolumeRecord r;
@@ -246,6 +308,11 @@ absl::StatusOr<VolumeRecord> DecodeVolume(absl::string_view bytes) {
   r.device_class = reader.Text();
   r.state = static_cast<VolumeState>(reader.U8());
   r.fault = reader.Text();
+  r.thin = reader.Bool();
+  r.reserve_bytes = reader.U64();
+  r.on_full = static_cast<OnFull>(reader.U8());
+  r.full_timeout_seconds = reader.U64();
+  r.map_sequence = reader.U64();
   r.attachment = ReadAttachment(reader);
   r.created_unix_seconds = reader.I64();
   r.revision = Revision(reader.U64());
@@ -258,7 +325,7 @@ absl::StatusOr<VolumeRecord> DecodeVolume(absl::string_view bytes) {
 
 std::string EncodeRun(const MapRun& run) {
   assert(CheckRunBounds(run).ok());
-  ByteWriter writer = BeginFrame(kRunKind, kRecordVersion);
+  ByteWriter writer = BeginFrame(kRunKind, kRunVersion);
   writer.U64(run.count);
   writer.U16(run.device.value());
   writer.U64(run.unit.value());
@@ -268,7 +335,7 @@ std::string EncodeRun(const MapRun& run) {
 
 absl::StatusOr<MapRun> DecodeRun(absl::string_view bytes) {
   constexpr absl::string_view kWhat = "map run";
-  auto body = OpenFrame(kWhat, kRunKind, kRecordVersion, bytes);
+  auto body = OpenFrame(kWhat, kRunKind, kRunVersion, bytes);
   if (!body.ok()) return body.status();
   ByteReader reader(*body);
   MapRun run;
@@ -277,6 +344,37 @@ absl::StatusOr<MapRun> DecodeRun(absl::string_view bytes) {
   run.unit = DeviceUnit(reader.U64());
   run.stale = reader.Bool();
   return Checked(kWhat, reader, run, CheckRunBounds(run));
+}
+
+std::string EncodeGrant(const GrantRecord& r) {
+  assert(CheckGrantBounds(r.grant).ok());
+  ByteWriter writer = BeginFrame(kGrantKind, kRecordVersion);
+  writer.Bool(r.handed_out);
+  writer.U64(r.grant.count);
+  writer.U32(static_cast<uint32_t>(r.grant.legs.size()));
+  for (const UnitPlace& leg : r.grant.legs) {
+    writer.U16(leg.device.value());
+    writer.U64(leg.unit.value());
+  }
+  return FinishFrame(std::move(writer));
+}
+
+absl::StatusOr<GrantRecord> DecodeGrant(absl::string_view bytes) {
+  constexpr absl::string_view kWhat = "grant";
+  auto body = OpenFrame(kWhat, kGrantKind, kRecordVersion, bytes);
+  if (!body.ok()) return body.status();
+  ByteReader reader(*body);
+  GrantRecord r;
+  r.handed_out = reader.Bool();
+  r.grant.count = reader.U64();
+  const uint32_t legs = reader.Count(/*item_bytes=*/2 + 8);
+  for (uint32_t i = 0; i < legs; ++i) {
+    UnitPlace place;
+    place.device = DeviceIndex(reader.U16());
+    place.unit = DeviceUnit(reader.U64());
+    r.grant.legs.push_back(place);
+  }
+  return Checked(kWhat, reader, r, CheckGrantBounds(r.grant));
 }
 
 std::string EncodeStoreVersion(uint32_t version) {
@@ -292,6 +390,11 @@ absl::StatusOr<uint32_t> DecodeStoreVersion(absl::string_view bytes) {
   ByteReader reader(*body);
   const uint32_t version = reader.U32();
   if (!reader.done() || version == 0) return Damaged(kWhat, "no version");
+  if (version < kStoreVersion) {
+    return absl::UnimplementedError(absl::StrCat(
+        "the store has format ", version, ", from a Braid without thin volumes, this one reads ",
+        kStoreVersion, "; use the Braid that wrote it"));
+  }
   if (version > kStoreVersion) {
     return absl::UnimplementedError(absl::StrCat("the store has format ", version,
                                                  ", this Braid reads ", kStoreVersion,

@@ -20,9 +20,12 @@
 
 namespace braid {
 
-inline constexpr uint32_t kStoreVersion = 1;
+inline constexpr uint32_t kStoreVersion = 2;
 // A volume's fault in words is cut to this: a message must never stop a commit.
 inline constexpr size_t kMaxFaultBytes = 1024;
+
+// A first write that may wait longer for space may as well wait without limit: a year.
+inline constexpr uint64_t kMaxFullTimeoutSeconds = uint64_t{365} * 24 * 3600;
 
 // One per store.
 struct SiteRecord {
@@ -65,6 +68,7 @@ struct AttachmentRecord {
   Epoch epoch;
   bool held = false;
   bool read_only = false;
+  Epoch journal;  // whose notes of writes and map changes the holder took over; 0 nobody's
   std::string node;
   Uuid boot_id;  // of the holder's machine
   uint64_t pid = 0;
@@ -88,7 +92,7 @@ struct VolumeRecord {
   bool thin = false;
   uint64_t reserve_bytes = 0;  // of the volume, whole units: space set aside for it
   OnFull on_full = OnFull::kFail;
-  uint64_t full_timeout_seconds = 0;  // of kWait; 0: no limit
+  uint64_t full_timeout_seconds = 0;  // of kWait; 0: no limit; at most kMaxFullTimeoutSeconds
   uint64_t map_sequence = 0;          // number of the last map change applied
   AttachmentRecord attachment;
   int64_t created_unix_seconds = 0;
@@ -107,13 +111,16 @@ struct GrantRecord {
 
 // InvalidArgument unless every field is in its range: ids not nil, names and paths by
 // names.h, the device's range by device_range.h, the volume's shape by Geometry::Make and
-// as its layout says, its devices distinct and at most kMaxDevices. The encoders assert
-// these; whoever builds a record from outside asks first.
+// as its layout says, its devices distinct and at most kMaxDevices, the fields of thin
+// volumes as they were made where it is not thin. The encoders assert these; whoever builds a
+// record from outside asks first.
 absl::Status CheckSite(const SiteRecord& record);
 absl::Status CheckDevice(const DeviceRecord& record);
 absl::Status CheckVolume(const VolumeRecord& record);
 // Bounds that need no geometry: column, leg, count, units (CheckRun has the rest).
 absl::Status CheckRunBounds(const MapRun& run);
+// Likewise of a grant; its legs lie on different devices.
+absl::Status CheckGrantBounds(const Grant& grant);
 
 std::string EncodeSite(const SiteRecord& record);
 absl::StatusOr<SiteRecord> DecodeSite(absl::string_view bytes);
@@ -125,11 +132,10 @@ absl::StatusOr<VolumeRecord> DecodeVolume(absl::string_view bytes);
 // The run's column, leg and first unit are its key and not in the value.
 std::string EncodeRun(const MapRun& run);
 absl::StatusOr<MapRun> DecodeRun(absl::string_view bytes);
-// Its key is the first leg's device and unit.
+// Its key repeats the first leg's device and unit.
 std::string EncodeGrant(const GrantRecord& record);
 absl::StatusOr<GrantRecord> DecodeGrant(absl::string_view bytes);
-// The store's own version, the first record read. Unimplemented when newer than
-// kStoreVersion.
+// The store's own version, the first record read. Unimplemented unless kStoreVersion.
 std::string EncodeStoreVersion(uint32_t version = kStoreVersion);
 absl::StatusOr<uint32_t> DecodeStoreVersion(absl::string_view bytes);
 

@@ -16,19 +16,25 @@
 
 namespace braid {
 
-// Thread-safe.
-class KeyValue {
+// Both are thread-safe.
+class KeyValueReader {
  public:
-  virtual ~KeyValue() = default;
-  // The entries in their order, durable and visible as one when it returns OK. Otherwise
-  // none is visible, and whether they will be after the next open (all or none) is not
-  // known.
-  virtual absl::Status Write(const std::vector<MetadataBatch::Entry>& entries) = 0;
+  virtual ~KeyValueReader() = default;
   virtual absl::StatusOr<std::optional<std::string>> Get(absl::string_view key) = 0;
   // Every key that begins with `prefix`, in order, as of one moment. fn's error ends it.
   virtual absl::Status Scan(
       absl::string_view prefix,
       absl::FunctionRef<absl::Status(absl::string_view key, absl::string_view value)> fn) = 0;
+};
+
+class KeyValue : public KeyValueReader {
+ public:
+  // The entries in their order, durable and visible as one when it returns OK. Otherwise
+  // none is visible, and whether they will be after the next open (all or none) is not
+  // known.
+  virtual absl::Status Write(const std::vector<MetadataBatch::Entry>& entries) = 0;
+  // All as it is now. Ends before this.
+  virtual std::unique_ptr<KeyValueReader> Snapshot() = 0;
 };
 
 // Reads the store's version before anything else, and writes it into an empty store.

@@ -43,6 +43,15 @@ std::string RunKey(const Uuid& volume, const MapRun& run) {
   return key;
 }
 
+std::string GrantPrefix(const Uuid& volume) { return IdKey('g', volume); }
+
+std::string GrantKey(const Uuid& volume, const UnitPlace& first_leg) {
+  std::string key = GrantPrefix(volume);
+  AppendBig(key, first_leg.device.value(), 2);
+  AppendBig(key, first_leg.unit.value(), 8);
+  return key;
+}
+
 absl::StatusOr<Uuid> IdOfKey(absl::string_view key) {
   if (key.size() != kIdKeyBytes) {
     return absl::DataLossError(absl::StrCat("key ", ShowKey(key), " has no UUID"));

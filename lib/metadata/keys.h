@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "lib/base/uuid.h"
+#include "lib/mapping/map_change.h"
 #include "lib/mapping/map_run.h"
 
 namespace braid {
@@ -22,6 +23,9 @@ std::string VolumeKey(const Uuid& volume);
 // All runs of a volume.
 std::string RunPrefix(const Uuid& volume);
 std::string RunKey(const Uuid& volume, const MapRun& run);
+// All grants of a volume.
+std::string GrantPrefix(const Uuid& volume);
+std::string GrantKey(const Uuid& volume, const UnitPlace& first_leg);
 
 // The id behind a one-letter prefix; DataLoss when the key has another length.
 absl::StatusOr<Uuid> IdOfKey(absl::string_view key);

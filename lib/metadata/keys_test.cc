@@ -19,6 +19,22 @@ TEST(RunKey, IsWhatItsPageShows) {
             DocExample("store.md", "run-key"));
 }
 
+TEST(GrantKey, IsWhatItsPageShows) {
+  EXPECT_EQ(GrantKey(Uuid::Parse("0f1e2d3c-4b5a-4697-8877-665544332211").value(),
+                     {DeviceIndex(0), DeviceUnit(192), false}),
+            DocExample("store.md", "grant-key"));
+}
+
+TEST(GrantKey, SortsByDeviceAndUnit) {
+  const Uuid volume = Uuid::Random();
+  const auto key = [&](uint16_t device, uint64_t unit) {
+    return GrantKey(volume, {DeviceIndex(device), DeviceUnit(unit), false});
+  };
+  EXPECT_LT(key(0, 256), key(1, 0));
+  EXPECT_LT(key(1, 255), key(1, 256));
+  EXPECT_LT(key(255, 0), key(256, 0));
+}
+
 TEST(RunKey, SortsAsItsNumbersDoAndComesBack) {
   std::mt19937_64 random(TestSeed());
   const Uuid volume = Uuid::Random();

@@ -29,6 +29,46 @@ void Apply(const std::vector<MetadataBatch::Entry>& entries, Contents& contents)
   }
 }
 
+absl::StatusOr<std::optional<std::string>> GetFrom(const Contents& contents,
+                                                   absl::string_view key) {
+  const auto it = contents.find(std::string(key));
+  if (it == contents.end()) return std::optional<std::string>();
+  return std::optional<std::string>(it->second);
+}
+
+Contents WithPrefix(const Contents& contents, absl::string_view prefix) {
+  Contents found;
+  for (auto it = contents.lower_bound(std::string(prefix));
+       it != contents.end() && absl::StartsWith(it->first, prefix); ++it) {
+    found.insert(*it);
+  }
+  return found;
+}
+
+absl::Status CallForEach(const Contents& contents,
+                         absl::FunctionRef<absl::Status(absl::string_view, absl::string_view)> fn) {
+  for (const auto& [key, value] : contents) {
+    if (absl::Status s = fn(key, value); !s.ok()) return s;
+  }
+  return absl::OkStatus();
+}
+
+class MemorySnapshot final : public KeyValueReader {
+ public:
+  explicit MemorySnapshot(Contents contents) : contents_(std::move(contents)) {}
+  absl::StatusOr<std::optional<std::string>> Get(absl::string_view key) override {
+    return GetFrom(contents_, key);
+  }
+  absl::Status Scan(
+      absl::string_view prefix,
+      absl::FunctionRef<absl::Status(absl::string_view, absl::string_view)> fn) override {
+    return CallForEach(WithPrefix(contents_, prefix), fn);
+  }
+
+ private:
+  const Contents contents_;
+};
+
 }  // namespace
 
 // Has its own view, as a process has, so that a failed batch that survives on the medium
@@ -54,9 +94,7 @@ class MemoryKeyValue final : public KeyValue {
 
   absl::StatusOr<std::optional<std::string>> Get(absl::string_view key) override {
     MutexLock lock(&mu_);
-    const auto it = view_.find(std::string(key));
-    if (it == view_.end()) return std::optional<std::string>();
-    return std::optional<std::string>(it->second);
+    return GetFrom(view_, key);
   }
 
   absl::Status Scan(
@@ -65,15 +103,14 @@ class MemoryKeyValue final : public KeyValue {
     Contents found;
     {
       MutexLock lock(&mu_);
-      for (auto it = view_.lower_bound(std::string(prefix));
-           it != view_.end() && absl::StartsWith(it->first, prefix); ++it) {
-        found.insert(*it);
-      }
+      found = WithPrefix(view_, prefix);
     }
-    for (const auto& [key, value] : found) {
-      if (absl::Status s = fn(key, value); !s.ok()) return s;
-    }
-    return absl::OkStatus();
+    return CallForEach(found, fn);
+  }
+
+  std::unique_ptr<KeyValueReader> Snapshot() override {
+    MutexLock lock(&mu_);
+    return std::make_unique<MemorySnapshot>(view_);
   }
 
  private:

@@ -49,21 +49,10 @@ class MetadataBatch {
   std::vector<Entry> entries_;
 };
 
-class MetadataStore {
+// Thread-safe.
+class MetadataReader {
  public:
-  virtual ~MetadataStore() = default;
-
-  // Durable (fsynced) and visible when it returns OK; after any other return nothing of
-  // the batch is visible. Thread-safe; batches take effect in some order, one after the
-  // other.
-  //
-  // After an error the store is broken until it is opened again: reads still give the
-  // state without the failed batch, every further Commit is FailedPrecondition. What the
-  // disk holds is not known then; the next open finds the failed batch whole or not at
-  // all, and what it finds is durable. So a caller whose Commit failed tells its client
-  // that the outcome is not known, and opens anew (braidd: ends, and is started again).
-  // ResourceExhausted: the disk is full. Unavailable: another I/O error.
-  virtual absl::Status Commit(const MetadataBatch& batch) = 0;
+  virtual ~MetadataReader() = default;
 
   // NotFound in a store that was never initialised.
   virtual absl::StatusOr<SiteRecord> ReadSite() = 0;
@@ -77,6 +66,25 @@ class MetadataStore {
   // By (device, unit) of the first leg.
   virtual absl::Status ForEachGrant(const Uuid& volume,
                                     absl::FunctionRef<absl::Status(const GrantRecord&)> fn) = 0;
+};
+
+class MetadataStore : public MetadataReader {
+ public:
+  // Durable (fsynced) and visible when it returns OK; after any other return nothing of
+  // the batch is visible. Thread-safe; batches take effect in some order, one after the
+  // other.
+  //
+  // After an error the store is broken until it is opened again: reads still give the
+  // state without the failed batch, every further Commit is FailedPrecondition. What the
+  // disk holds is not known then; the next open finds the failed batch whole or not at
+  // all, and what it finds is durable. So a caller whose Commit failed tells its client
+  // that the outcome is not known, and opens anew (braidd: ends, and is started again).
+  // ResourceExhausted: the disk is full. Unavailable: another I/O error.
+  virtual absl::Status Commit(const MetadataBatch& batch) = 0;
+
+  // The records as they are now, whatever is committed meanwhile. The store outlives it; it is
+  // for minutes at most, since what is deleted meanwhile keeps its place on the disk.
+  virtual std::unique_ptr<MetadataReader> Snapshot() = 0;
 };
 
 // RocksDB in `directory`, made if missing (mode 0700; its parent exists). The message of

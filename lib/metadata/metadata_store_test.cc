@@ -119,8 +119,57 @@ TEST_P(MetadataStoreTest, ReplaceRunsLeavesNoOldRunAndNoOtherVolumesRun) {
   }
 }
 
-TEST_P(MetadataStoreTest, DeleteVolumeTakesItsRunsWithItAndANewOneStartsWithout) {
+TEST_P(MetadataStoreTest, SingleRunsAndGrantsComeAndGo) {
   Commit(SampleBatch(30));
+  const Uuid volume = SampleId('v', 1);
+  StoreContents expected = SampleContents(30);
+  ASSERT_EQ(expected.grants.size(), 2u);
+  MetadataBatch change;
+  MapRun& cut = expected.runs[3].second;
+  cut.count += 5;
+  change.PutRun(volume, cut);
+  const MapRun gone = expected.runs[1].second;
+  change.DeleteRun(volume, gone.column, gone.leg, gone.first);
+  expected.runs.erase(expected.runs.begin() + 1);
+  MapRun added = expected.runs.back().second;
+  added.first = added.first + added.count;
+  change.PutRun(volume, added);
+  expected.runs.emplace_back(volume, added);
+  change.DeleteGrant(volume, expected.grants[0].second.grant.legs[0]);
+  expected.grants.erase(expected.grants.begin());
+  GrantRecord& returned = expected.grants[0].second;
+  returned.grant.count = 63;
+  returned.handed_out = false;
+  change.PutGrant(volume, returned);
+  // Not there: no error.
+  change.DeleteRun(volume, 1, 0, ColumnUnit(0));
+  change.DeleteGrant(volume, {DeviceIndex(9), DeviceUnit(9), false});
+  Commit(change);
+  for (int i = 0; i < 2; ++i, Reopen()) EXPECT_EQ(Contents(), expected);
+}
+
+TEST_P(MetadataStoreTest, AVolumesGrantsAreItsOwn) {
+  MetadataBatch batch;
+  for (uint64_t number : {1, 2}) {
+    batch.PutVolume(SampleVolume(number));
+    for (const GrantRecord& grant : SampleGrants(5, number * 1000)) {
+      batch.PutGrant(SampleId('v', number), grant);
+    }
+  }
+  Commit(batch);
+  MetadataBatch change;
+  change.DeleteVolume(SampleId('v', 1));
+  Commit(change);
+  for (int i = 0; i < 2; ++i, Reopen()) {
+    const auto grants = Contents().grants;
+    ASSERT_EQ(grants.size(), 5u);
+    EXPECT_EQ(grants[0].first, SampleId('v', 2));
+  }
+}
+
+TEST_P(MetadataStoreTest, DeleteVolumeTakesItsRunsAndGrantsWithItAndANewOneStartsWithout) {
+  Commit(SampleBatch(30));
+  ASSERT_FALSE(Contents().grants.empty());
   MetadataBatch change;
   change.DeleteVolume(SampleId('v', 1));
   Commit(change);
@@ -131,6 +180,7 @@ TEST_P(MetadataStoreTest, DeleteVolumeTakesItsRunsWithItAndANewOneStartsWithout)
   for (int i = 0; i < 2; ++i, Reopen()) {
     EXPECT_EQ(Contents().volumes, std::vector{SampleVolume(1)});
     EXPECT_TRUE(Contents().runs.empty());
+    EXPECT_TRUE(Contents().grants.empty());
   }
 }
 
@@ -174,6 +224,19 @@ TEST_P(MetadataStoreTest, AWalkEndsWithItsCallersError) {
   EXPECT_EQ(calls, 1);
 }
 
+TEST_P(MetadataStoreTest, ASnapshotStaysAsItWas) {
+  Commit(SampleBatch(30));
+  {
+    const std::unique_ptr<MetadataReader> snapshot = store_->Snapshot();
+    Commit(SampleBatch(31));
+    MetadataBatch change;
+    change.DeleteVolume(SampleId('v', 1));
+    Commit(change);
+    EXPECT_EQ(ReadContents(*snapshot).value(), SampleContents(30));
+  }
+  EXPECT_TRUE(Contents().volumes.empty());
+}
+
 TEST_P(MetadataStoreTest, KeepsBatchesWholeWhenManyThreadsCommit) {
   std::vector<std::thread> threads;
   for (uint64_t t = 0; t < 4; ++t) {
@@ -193,12 +256,13 @@ TEST_P(MetadataStoreTest, AgreesWithAModelUnderRandomBatches) {
   std::map<Uuid, DeviceRecord> devices;
   std::map<Uuid, VolumeRecord> volumes;
   std::map<Uuid, std::vector<MapRun>> runs;
+  std::map<std::tuple<Uuid, uint16_t, uint64_t>, GrantRecord> grants;  // by volume and place
   for (uint64_t step = 1; step <= 100; ++step) {
     MetadataBatch batch;
     for (uint64_t changes = random() % 6; changes > 0; --changes) {
       const uint64_t number = random() % 8;
       const Uuid volume = SampleId('v', number);
-      switch (random() % 5) {
+      switch (random() % 7) {
         case 0:
           batch.PutDevice(SampleDevice(number, step));
           devices[SampleId('d', number)] = SampleDevice(number, step);
@@ -215,7 +279,23 @@ TEST_P(MetadataStoreTest, AgreesWithAModelUnderRandomBatches) {
           batch.DeleteVolume(volume);
           volumes.erase(volume);
           runs.erase(volume);
+          std::erase_if(grants, [&](const auto& g) { return std::get<0>(g.first) == volume; });
           break;
+        case 4: {
+          const GrantRecord grant = SampleGrants(8, random() % 3 * 64)[random() % 8];
+          const UnitPlace& place = grant.grant.legs[0];
+          batch.PutGrant(volume, grant);
+          grants[{volume, place.device.value(), place.unit.value()}] = grant;
+          break;
+        }
+        case 5: {
+          if (grants.empty()) break;
+          const auto found =
+              std::next(grants.begin(), static_cast<int64_t>(random() % grants.size()));
+          batch.DeleteGrant(std::get<0>(found->first), found->second.grant.legs[0]);
+          grants.erase(found);
+          break;
+        }
         default: {
           std::vector<MapRun> some = SampleRuns(random() % 20, step * 64);
           batch.ReplaceRuns(volume, some);
@@ -235,6 +315,9 @@ TEST_P(MetadataStoreTest, AgreesWithAModelUnderRandomBatches) {
     for (const auto& [id, record] : volumes) {
       expected.volumes.push_back(record);
       for (const MapRun& run : runs[id]) expected.runs.emplace_back(id, run);
+    }
+    for (const auto& [key, grant] : grants) {
+      if (volumes.contains(std::get<0>(key))) expected.grants.emplace_back(std::get<0>(key), grant);
     }
     ASSERT_EQ(Contents(), expected) << "step " << step;
   }
@@ -283,10 +366,16 @@ class DamagedStore : public ::testing::Test {
 };
 
 TEST_F(DamagedStore, OfANewerVersionIsLeftAlone) {
-  const absl::Status status = After([](auto& c) { c["f"] = EncodeStoreVersion(2); });
+  const std::string newer = EncodeStoreVersion(kStoreVersion + 1);
+  const absl::Status status = After([&](auto& c) { c["f"] = newer; });
   EXPECT_TRUE(absl::IsUnimplemented(status));
   EXPECT_NE(status.message().find("; use the newer Braid"), absl::string_view::npos);
-  EXPECT_EQ(medium_->Contents()["f"], EncodeStoreVersion(2));
+  EXPECT_EQ(medium_->Contents()["f"], newer);
+}
+
+TEST_F(DamagedStore, OfAnOlderVersionIsLeftAlone) {
+  const auto store = [&](auto& c) { c["f"] = EncodeStoreVersion(1); };
+  EXPECT_TRUE(absl::IsUnimplemented(After(store)));
 }
 
 TEST_F(DamagedStore, WithRecordsButNoVersionIsRefused) {
@@ -312,6 +401,12 @@ TEST_F(DamagedStore, WithARecordUnderAnothersKeySaysSo) {
       absl::IsDataLoss(After([&](auto& c) { c[VolumeKey(SampleId('v', 2))] = c[volume]; })));
   EXPECT_TRUE(absl::IsDataLoss(After([&](auto& c) { c[volume + "x"] = c[volume]; })));
   EXPECT_TRUE(absl::IsDataLoss(After([&](auto& c) { c[volume] = c["s"]; })));
+  const std::string grant =
+      GrantKey(SampleId('v', 1), SampleContents(12).grants[0].second.grant.legs[0]);
+  EXPECT_TRUE(absl::IsDataLoss(After([&](auto& c) {
+    c[GrantKey(SampleId('v', 1), {DeviceIndex(0), DeviceUnit(1), false})] = c[grant];
+  })));
+  EXPECT_TRUE(absl::IsDataLoss(After([&](auto& c) { c[grant + "x"] = c[grant]; })));
   EXPECT_TRUE(absl::IsDataLoss(After([&](auto& c) {
     // A run in a column that no volume has.
     c[RunPrefix(SampleId('v', 1)) + std::string(11, '\xfe')] = EncodeRun(SampleRuns(1, 0)[0]);

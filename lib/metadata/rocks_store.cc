@@ -120,11 +120,57 @@ rocksdb::Options StoreOptions() {
 }
 
 // Reads stop at the first damaged block; none is remembered as good without a look.
-rocksdb::ReadOptions Reading() {
+rocksdb::ReadOptions Reading(const rocksdb::Snapshot* snapshot = nullptr) {
   rocksdb::ReadOptions options;
   options.verify_checksums = true;
+  options.snapshot = snapshot;
   return options;
 }
+
+absl::StatusOr<std::optional<std::string>> GetFrom(rocksdb::DB& db,
+                                                   const rocksdb::ReadOptions& options,
+                                                   absl::string_view directory,
+                                                   absl::string_view key) {
+  std::string value;
+  const rocksdb::Status status = db.Get(options, ToSlice(key), &value);
+  if (status.IsNotFound()) return std::optional<std::string>();
+  if (!status.ok()) return FromRocks(status, directory);
+  return std::optional<std::string>(std::move(value));
+}
+
+absl::Status ScanIn(rocksdb::DB& db, const rocksdb::ReadOptions& options,
+                    absl::string_view directory, absl::string_view prefix,
+                    absl::FunctionRef<absl::Status(absl::string_view, absl::string_view)> fn) {
+  const std::unique_ptr<rocksdb::Iterator> it(db.NewIterator(options));
+  for (it->Seek(ToSlice(prefix)); it->Valid() && it->key().starts_with(ToSlice(prefix));
+       it->Next()) {
+    if (absl::Status s = fn(ToView(it->key()), ToView(it->value())); !s.ok()) return s;
+  }
+  return FromRocks(it->status(), directory);
+}
+
+class RocksSnapshot final : public KeyValueReader {
+ public:
+  RocksSnapshot(rocksdb::DB* db, std::string directory)
+      : db_(*db), snapshot_(db->GetSnapshot()), directory_(std::move(directory)) {}
+  ~RocksSnapshot() override { db_.ReleaseSnapshot(snapshot_); }
+  RocksSnapshot(const RocksSnapshot&) = delete;
+  RocksSnapshot& operator=(const RocksSnapshot&) = delete;
+
+  absl::StatusOr<std::optional<std::string>> Get(absl::string_view key) override {
+    return GetFrom(db_, Reading(snapshot_), directory_, key);
+  }
+  absl::Status Scan(
+      absl::string_view prefix,
+      absl::FunctionRef<absl::Status(absl::string_view, absl::string_view)> fn) override {
+    return ScanIn(db_, Reading(snapshot_), directory_, prefix, fn);
+  }
+
+ private:
+  rocksdb::DB& db_;
+  const rocksdb::Snapshot* const snapshot_;
+  const std::string directory_;
+};
 
 class RocksKeyValue final : public KeyValue {
  public:
@@ -154,22 +200,15 @@ class RocksKeyValue final : public KeyValue {
   }
 
   absl::StatusOr<std::optional<std::string>> Get(absl::string_view key) override {
-    std::string value;
-    const rocksdb::Status status = db_->Get(Reading(), ToSlice(key), &value);
-    if (status.IsNotFound()) return std::optional<std::string>();
-    if (!status.ok()) return FromRocks(status, directory_);
-    return std::optional<std::string>(std::move(value));
+    return GetFrom(*db_, Reading(), directory_, key);
   }
-
   absl::Status Scan(
       absl::string_view prefix,
       absl::FunctionRef<absl::Status(absl::string_view, absl::string_view)> fn) override {
-    const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(Reading()));
-    for (it->Seek(ToSlice(prefix)); it->Valid() && it->key().starts_with(ToSlice(prefix));
-         it->Next()) {
-      if (absl::Status s = fn(ToView(it->key()), ToView(it->value())); !s.ok()) return s;
-    }
-    return FromRocks(it->status(), directory_);
+    return ScanIn(*db_, Reading(), directory_, prefix, fn);
+  }
+  std::unique_ptr<KeyValueReader> Snapshot() override {
+    return std::make_unique<RocksSnapshot>(db_.get(), directory_);
   }
 
  private:

@@ -61,12 +61,32 @@ inline std::vector<MapRun> SampleRuns(uint64_t count, uint64_t unit) {
   return runs;
 }
 
+inline std::vector<GrantRecord> SampleGrants(uint64_t count, uint64_t unit) {
+  std::vector<GrantRecord> grants;
+  for (uint64_t i = 0; i < count; ++i) {
+    const auto first = static_cast<uint16_t>(i % 2);
+    GrantRecord grant;
+    grant.handed_out = i % 3 == 0;
+    grant.grant.count = 1 + i % 64;
+    grant.grant.legs = {
+        {DeviceIndex(first), DeviceUnit(unit + 64 * i), false},
+        {DeviceIndex(static_cast<uint16_t>(1 - first)), DeviceUnit(unit + 64 * i + 7), false}};
+    grants.push_back(grant);
+  }
+  return grants;
+}
+
 // All that one revision of a growing site holds, in one batch.
 inline MetadataBatch SampleBatch(uint64_t revision) {
   MetadataBatch batch;
   batch.PutSite(SampleSite(revision));
+  // Grants have no call that replaces them all: a volume's deletion takes the old ones.
+  batch.DeleteVolume(SampleId('v', 1));
   batch.PutVolume(SampleVolume(1, revision));
   batch.ReplaceRuns(SampleId('v', 1), SampleRuns(1 + revision % 40, revision * 64));
+  for (const GrantRecord& grant : SampleGrants(revision % 7, revision * 64)) {
+    batch.PutGrant(SampleId('v', 1), grant);
+  }
   return batch;
 }
 
@@ -75,10 +95,11 @@ struct StoreContents {
   std::vector<DeviceRecord> devices;
   std::vector<VolumeRecord> volumes;
   std::vector<std::pair<Uuid, MapRun>> runs;  // of the volumes there are
+  std::vector<std::pair<Uuid, GrantRecord>> grants;
   friend bool operator==(const StoreContents&, const StoreContents&) = default;
 };
 
-inline absl::StatusOr<StoreContents> ReadContents(MetadataStore& store) {
+inline absl::StatusOr<StoreContents> ReadContents(MetadataReader& store) {
   StoreContents all;
   if (auto site = store.ReadSite(); site.ok()) {
     all.site = *site;
@@ -101,6 +122,11 @@ inline absl::StatusOr<StoreContents> ReadContents(MetadataStore& store) {
       return absl::OkStatus();
     });
     if (!s.ok()) return s;
+    s = store.ForEachGrant(volume.id, [&](const GrantRecord& grant) {
+      all.grants.emplace_back(volume.id, grant);
+      return absl::OkStatus();
+    });
+    if (!s.ok()) return s;
   }
   return all;
 }
@@ -114,6 +140,14 @@ inline StoreContents SampleContents(uint64_t revision) {
   for (uint32_t leg : {0u, 1u}) {
     for (const MapRun& run : SampleRuns(1 + revision % 40, revision * 64)) {
       if (run.leg == leg) all.runs.emplace_back(SampleId('v', 1), run);
+    }
+  }
+  // By device and unit of the first leg.
+  for (uint16_t device : {uint16_t{0}, uint16_t{1}}) {
+    for (const GrantRecord& grant : SampleGrants(revision % 7, revision * 64)) {
+      if (grant.grant.legs[0].device == DeviceIndex(device)) {
+        all.grants.emplace_back(SampleId('v', 1), grant);
+      }
     }
   }
   return all;

@@ -15,6 +15,7 @@
 #include "tools/attach/event_loop.h"
 #include "tools/attach/handshake.h"
 #include "tools/attach/log.h"
+#include "tools/attach/options.h"
 #include "tools/attach/report.h"
 #include "tools/attach/restart_policy.h"
 #include "tools/attach/threads.h"
@@ -184,6 +185,27 @@ TEST(RestartPolicyTest, FirstAtOnceThenPatientThenAtOnceAgainAfterSettling) {
   EXPECT_THAT(delays, testing::ElementsAre(0, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000));
   EXPECT_EQ(policy.NextDelay(RestartPolicy::kSettled), absl::ZeroDuration());
   EXPECT_EQ(policy.NextDelay(brief), RestartPolicy::kFirst);
+}
+
+TEST(OptionsTest, ThinVolumesThatAreWrittenGetAThreadForEachRequestThatMayBeHeld) {
+  const auto threads = [](std::vector<std::string> more) {
+    std::vector<std::string> words = {
+        "braid-attach", "serve",       "--volume",
+        "s/v",          "--volume-id", "6ba7b810-9dad-11d1-80b4-00c04fd430c8",
+        "--control",    "unix:/c",     "--dir",
+        "/d",           "--via",       "socket"};
+    words.insert(words.end(), more.begin(), more.end());
+    std::vector<char*> argv;
+    for (std::string& word : words) argv.push_back(word.data());
+    argv.push_back(nullptr);
+    const auto options = ParseOptions(static_cast<int>(words.size()), argv.data());
+    EXPECT_TRUE(options.ok()) << options.status();
+    return options.ok() ? options->threads : 0;
+  };
+  EXPECT_EQ(threads({}), 16);
+  EXPECT_EQ(threads({"--thin"}), kMaxThreads);
+  EXPECT_EQ(threads({"--thin", "--read-only"}), 16);
+  EXPECT_EQ(threads({"--thin", "--threads", "4"}), 4);
 }
 
 TEST(ThreadsTest, EnoughForAFlushBesideReadsAndForEverythingWhereAllMayWait) {

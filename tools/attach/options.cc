@@ -22,7 +22,7 @@ namespace braid::attach {
 const char kUsage[] =
     "usage: braid-attach serve --volume SITE/NAME --volume-id UUID --control C --dir DIR\n"
     "           --via socket|fuse|nbd [--socket PATH] [--mount-path PATH] [--read-only]\n"
-    "           [--connections N] [--threads N] [--request-timeout SECONDS]\n"
+    "           [--thin] [--connections N] [--threads N] [--request-timeout SECONDS]\n"
     "           [--dead-timeout SECONDS] [--plugin PATH] [--ready-fd N] [--foreground]\n"
     "           [-- PLUGIN-ARGUMENT ...]\n"
     "\"braid attach\" starts it; see braid-attach(8).\n";
@@ -40,6 +40,7 @@ enum Flag {
   kSocket,
   kMountPath,
   kReadOnly,
+  kThin,
   kConnections,
   kThreads,
   kRequestTimeout,
@@ -58,6 +59,7 @@ constexpr option kFlags[] = {
     {"socket", required_argument, nullptr, kSocket},
     {"mount-path", required_argument, nullptr, kMountPath},
     {"read-only", no_argument, nullptr, kReadOnly},
+    {"thin", no_argument, nullptr, kThin},
     {"connections", required_argument, nullptr, kConnections},
     {"threads", required_argument, nullptr, kThreads},
     {"request-timeout", required_argument, nullptr, kRequestTimeout},
@@ -151,6 +153,9 @@ absl::Status TakeFlag(int flag, Options* options) {
     case kReadOnly:
       options->read_only = true;
       return absl::OkStatus();
+    case kThin:
+      options->thin = true;
+      return absl::OkStatus();
     case kConnections:
       return ParseNumber("--connections", value, 1, kMaxConnections, &options->connections);
     case kThreads:
@@ -221,7 +226,11 @@ absl::Status Complete(Options* options) {
             : ChooseConnections(static_cast<int>(std::thread::hardware_concurrency()));
   }
   if (options->threads == 0) {
-    options->threads = ChooseThreads(DeviceKind::kPageCache, options->connections);
+    // First writes of a thin volume wait for space when the pool is full, and must not keep
+    // waiting the trim that frees some.
+    const bool may_hold = options->thin && !options->read_only;
+    options->threads =
+        ChooseThreads(may_hold ? DeviceKind::kSlow : DeviceKind::kPageCache, options->connections);
   }
   return absl::OkStatus();
 }

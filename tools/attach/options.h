@@ -21,6 +21,7 @@ struct Options {
   std::string socket_path;
   std::string mount_path;  // "" for one in the directory
   bool read_only = false;
+  bool thin = false;    // the server may hold requests
   int connections = 0;  // chosen by ParseOptions where not given
   int threads = 0;
   absl::Duration request_timeout = absl::Seconds(30);

@@ -26,7 +26,8 @@ namespace braid::attach {
 // nbdfuse) do not do that while they are used, and any other hurts its own attachment.
 // About sixteen threads in all carry the flush case; more of them only add wake-ups.
 // Where any request may wait, a connection needs as many threads as it has requests in
-// flight: 128 is the kernel client's limit.
+// flight: 128 is the kernel client's limit. So it is for thin volumes, whose first writes are
+// held while the pool is full; threads that sleep cost nothing but their stacks.
 int ChooseThreads(DeviceKind kind, int connections) {
   if (kind == DeviceKind::kSlow) return kMaxThreads;
   constexpr int kInAll = 16;

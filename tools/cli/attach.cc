@@ -1,4 +1,6 @@
 // braid attach, braid detach
+#include "tools/cli/attach.h"
+
 #include <filesystem>
 #include <system_error>
 
@@ -14,19 +16,6 @@ namespace braid::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-// An attachment that runs answers at once; one that does not is told of, not waited for.
-constexpr absl::Duration kAskTimeout = absl::Seconds(2);
-
-struct AttachArgs {
-  std::string name;
-  bool list = false;
-  std::string via = "auto";
-  std::string socket;
-  bool read_only = false;
-  uint32_t connections = 0;
-  uint32_t threads = 0;
-};
 
 // What a person types to use it: the device or file, or else the NBD URI.
 std::string Where(const v1::LocalAttachment& attachment) {
@@ -79,16 +68,17 @@ absl::Status List(Context& context) {
   return absl::OkStatus();
 }
 
-absl::Status Attach(Context& context, const AttachArgs& args) {
-  const auto volume = context.site().GetVolume(args.name);
-  if (!volume.ok()) return volume.status();
+}  // namespace
+
+absl::StatusOr<Attached> AttachVolume(Context& context, const v1::Volume& volume,
+                                      const AttachArgs& args) {
   const auto site = context.site().GetSite();
   if (!site.ok()) return site.status();
-  const std::string directory = AttachDirectory(site->site().run_dir(), volume->id());
+  const std::string directory = AttachDirectory(site->site().run_dir(), volume.id());
   if (const auto present = AskAttachment(directory, kAskTimeout); present.ok()) {
     return absl::AlreadyExistsError(absl::StrCat(
-        FullName(*volume), " is already attached at ", Where(*present), " (", present->via(),
-        ", pid ", present->pid(), "); end that with 'braid detach ", volume->name(), "'"));
+        FullName(volume), " is already attached at ", Where(*present), " (", present->via(),
+        ", pid ", present->pid(), "); end that with 'braid detach ", volume.name(), "'"));
   } else if (!absl::IsNotFound(present.status())) {
     return present.status();
   }
@@ -103,9 +93,9 @@ absl::Status Attach(Context& context, const AttachArgs& args) {
 
   std::vector<std::string> arguments = {"serve",
                                         "--volume",
-                                        absl::StrCat(volume->site(), "/", volume->name()),
+                                        absl::StrCat(volume.site(), "/", volume.name()),
                                         "--volume-id",
-                                        volume->id(),
+                                        volume.id(),
                                         "--control",
                                         context.control.text,
                                         "--dir",
@@ -117,25 +107,37 @@ absl::Status Attach(Context& context, const AttachArgs& args) {
     arguments.insert(arguments.end(), {"--socket", fs::absolute(args.socket).string()});
   }
   if (args.read_only) arguments.push_back("--read-only");
+  if (volume.thin()) arguments.push_back("--thin");
   if (args.connections != 0) {
     arguments.insert(arguments.end(), {"--connections", absl::StrCat(args.connections)});
   }
   if (args.threads != 0) {
     arguments.insert(arguments.end(), {"--threads", absl::StrCat(args.threads)});
   }
-  const auto attached = StartAttachment(*program, arguments, context.timeout);
+  auto attachment = StartAttachment(*program, arguments, context.timeout);
+  if (!attachment.ok()) return attachment.status();
+  return Attached{*std::move(attachment), directory, via->via, via->reason};
+}
+
+namespace {
+
+absl::Status Attach(Context& context, const AttachArgs& args) {
+  const auto volume = context.site().GetVolume(args.name);
+  if (!volume.ok()) return volume.status();
+  const auto attached = AttachVolume(context, *volume, args);
   if (!attached.ok()) return attached.status();
-  if (!via->reason.empty()) {
-    context.err << "chose " << via->via << ": " << via->reason << "\n";
+  if (!attached->reason.empty()) {
+    context.err << "chose " << attached->via << ": " << attached->reason << "\n";
   }
+  const v1::LocalAttachment& attachment = attached->attachment;
   if (context.json) {
-    context.out << Json(*attached);
-  } else if (attached->path().empty()) {
+    context.out << Json(attachment);
+  } else if (attachment.path().empty()) {
     // Alone on its line, for $(braid attach ... --via socket).
-    context.out << Where(*attached) << "\n";
+    context.out << Where(attachment) << "\n";
   } else {
-    context.out << "attached " << FullName(*volume) << " at " << Where(*attached) << " ("
-                << Printable(attached->via()) << ", pid " << attached->pid() << ")\n";
+    context.out << "attached " << FullName(*volume) << " at " << Where(attachment) << " ("
+                << Printable(attachment.via()) << ", pid " << attachment.pid() << ")\n";
   }
   return absl::OkStatus();
 }

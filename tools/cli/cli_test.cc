@@ -1,5 +1,6 @@
 // The parts of `braid` that need no site.
 #include <cstdlib>
+#include <limits>
 #include <sstream>
 
 #include "absl/strings/match.h"
@@ -48,6 +49,15 @@ TEST(Durations, HaveTwoUnitsAtMost) {
   EXPECT_EQ(FormatDuration(59), "59s");
   EXPECT_EQ(FormatDuration(3600 + 120), "1h 2m");
   EXPECT_EQ(FormatDuration(int64_t{49} * 3600), "2d 1h");
+}
+
+TEST(Rates, HaveASignAndABound) {
+  EXPECT_EQ(FormatRate(0), "0");
+  EXPECT_EQ(FormatRate(0.9), "0");
+  EXPECT_EQ(FormatRate(-65536), "-64K/s");
+  EXPECT_EQ(FormatRate(1.5 * (1 << 20)), "+1.5M/s");
+  EXPECT_EQ(FormatRate(std::numeric_limits<double>::infinity()), "+1E/s");
+  EXPECT_EQ(FormatRate(std::numeric_limits<double>::quiet_NaN()), "0");
 }
 
 TEST(Offsets, AreNotRounded) {
@@ -114,7 +124,7 @@ TEST(JsonText, MergesObjects) {
   site.mutable_site()->set_name("lab");
   const auto object =
       Parse(MergeJson({Json(site), JsonList("pools", std::vector<v1::Pool>(1)), "{}"}));
-  EXPECT_EQ(object.fields_size(), 3);  // site, warnings, pools
+  EXPECT_EQ(object.fields_size(), 5);  // site, warnings, events, health, pools
   EXPECT_EQ(object.fields().at("pools").list_value().values_size(), 1);
 }
 
@@ -138,12 +148,14 @@ class TreeTest : public ::testing::Test {
 TEST_F(TreeTest, CompletesNounsVerbsOptionsAndValues) {
   EXPECT_THAT(CompleteWords({"vol"}), ElementsAre("volume"));
   EXPECT_THAT(CompleteWords({"volume", ""}),
-              ElementsAre("create", "delete", "list", "map", "show"));
+              ElementsAre("create", "delete", "list", "map", "reclaim", "resize", "show"));
   EXPECT_THAT(CompleteWords({"volume", "create", "x", "--s"}),
               ElementsAre("--size", "--stripe-size", "--stripes"));
   EXPECT_THAT(CompleteWords({"volume", "list", "--js"}), ElementsAre("--json"));
   EXPECT_THAT(CompleteWords({"volume", "create", "--layout", "str"}),
               ElementsAre("striped", "striped-mirrors"));
+  EXPECT_THAT(CompleteWords({"pool", ""}), ElementsAre("check", "list"));
+  EXPECT_THAT(CompleteWords({"volume", "create", "--on-full", ""}), ElementsAre("fail", "wait"));
   EXPECT_THAT(CompleteWords({"volume", "create", "--layout=m"}), ElementsAre("--layout=mirrored"));
   EXPECT_THAT(CompleteWords({"completion", ""}), ElementsAre("bash", "fish", "zsh"));
   EXPECT_THAT(CompleteWords({"help", "volume", "s"}), ElementsAre("show"));
@@ -194,7 +206,7 @@ TEST_F(TreeTest, EveryCommandTeaches) {
       EXPECT_LE(line.size(), 92U) << line;
     }
   });
-  EXPECT_GE(count, 16);
+  EXPECT_GE(count, 19);
 }
 
 TEST_F(TreeTest, ScriptsExistForEachShell) {
@@ -263,11 +275,52 @@ std::vector<v1::MapRow> TwoCopies() {
 }
 
 TEST(Explain, SaysShapePlacesHealthAndAttachment) {
-  const std::string text = Unwrapped(ExplainVolume(Mirrored(), TwoCopies(), {}));
+  const std::string text = Unwrapped(ExplainVolume(Mirrored(), TwoCopies(), {}, {}));
   EXPECT_THAT(text, HasSubstr("Volume lab/db holds 8M. It is mirrored: every byte has 2 copies"));
   EXPECT_THAT(text, HasSubstr("copy 1: 8M on d1 copy 2: 8M on d2 "));
   EXPECT_THAT(text, HasSubstr("health is good. All copies agree. Nothing needs to be done."));
   EXPECT_THAT(text, HasSubstr("It was never attached; 'braid attach db'"));
+}
+
+TEST(Explain, SaysWhatAThinVolumeHasAndWhatToDoWhenItsPoolFillsUp) {
+  v1::Volume volume = Mirrored();
+  volume.set_thin(true);
+  volume.set_device_class("ssd");
+  volume.set_mapped_bytes(1 << 20);
+  volume.set_reserve_bytes(2 << 20);
+  volume.set_on_full(v1::ON_FULL_WAIT);
+  volume.set_full_timeout_seconds(90);
+  v1::ListPoolsResponse pools;
+  v1::Pool* other = pools.add_pools();
+  other->set_device_class("tape");
+  other->set_state(v1::POOL_STATE_FULL);
+  v1::Pool* pool = pools.add_pools();
+  pool->set_device_class("ssd");
+  pool->set_capacity_bytes(100);
+  pool->set_allocated_bytes(80);
+  pool->set_reserved_bytes(10);
+  pool->set_critical_percent(88);
+  pool->set_state(v1::POOL_STATE_CRITICAL);
+  pool->set_seconds_to_full(60);
+  std::string text = Unwrapped(ExplainVolume(volume, TwoCopies(), {}, pools));
+  EXPECT_THAT(text, HasSubstr("1M of its 8M has space"));
+  EXPECT_THAT(text, HasSubstr("Space for 2M is guaranteed"));
+  EXPECT_THAT(text, HasSubstr("first writes wait up to 1m for space, then fail"));
+  EXPECT_THAT(text, HasSubstr("pool ssd is 90% taken, past the second threshold of 88%; at the "
+                              "rate of the last hour the rest lasts 1m"));
+  EXPECT_THAT(text, HasSubstr("What to do: add a device of class ssd"));
+  EXPECT_THAT(text, HasSubstr("'braid volume reclaim db' gives back"));
+  EXPECT_THAT(text, Not(HasSubstr("tape")));
+  pool->set_state(v1::POOL_STATE_FULL);
+  volume.mutable_attachment()->set_held(true);
+  volume.mutable_attachment()->set_alive(true);
+  volume.mutable_attachment()->set_read_only(true);
+  text = Unwrapped(ExplainVolume(volume, TwoCopies(), {}, pools));
+  EXPECT_THAT(text, HasSubstr("pool ssd is full: a first write found no space"));
+  EXPECT_THAT(text, HasSubstr("cannot be reclaimed while it is attached read-only"));
+  EXPECT_THAT(ExplainVolume(volume, {}, {}, pools), HasSubstr("takes no device space yet"));
+  volume.set_thin(false);
+  EXPECT_THAT(ExplainVolume(volume, TwoCopies(), {}, pools), Not(HasSubstr("pool")));
 }
 
 TEST(Explain, SaysWhatToDoWhenACopyIsStaleAndItsDeviceMissing) {
@@ -283,7 +336,7 @@ TEST(Explain, SaysWhatToDoWhenACopyIsStaleAndItsDeviceMissing) {
   device->set_name("d2");
   device->set_state(v1::DEVICE_STATE_MISSING);
   device->set_problem("cannot be opened");
-  const std::string text = Unwrapped(ExplainVolume(volume, rows, devices));
+  const std::string text = Unwrapped(ExplainVolume(volume, rows, devices, {}));
   EXPECT_THAT(text, HasSubstr("all of it stale"));
   EXPECT_THAT(text, HasSubstr("No data is lost"));
   EXPECT_THAT(text, HasSubstr("device d2 is missing: cannot be opened"));

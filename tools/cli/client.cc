@@ -8,11 +8,13 @@
 #include <cstring>
 #include <filesystem>
 #include <system_error>
+#include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "absl/synchronization/notification.h"
 #include "braid/v1/inventory.grpc.pb.h"
 #include "braid/v1/site.grpc.pb.h"
 #include "braid/v1/volume.grpc.pb.h"
@@ -25,6 +27,9 @@ constexpr absl::string_view kUnixScheme = "unix:";
 constexpr absl::string_view kDnsScheme = "dns:";
 // A page of 10000 volumes, each on a dozen devices with long names, is below this.
 constexpr int kMaxAnswerBytes = 64 << 20;
+
+// How soon Ctrl-C is noticed while a stream is read.
+constexpr absl::Duration kLookAround = absl::Milliseconds(100);
 
 constexpr absl::string_view kWhatToDo =
     "start braidd, or name another site with --control or BRAID_CONTROL";
@@ -107,8 +112,9 @@ struct SiteClient::Connection {
     volumes = v1::VolumeService::NewStub(channel);
   }
 
-  void Prepare(grpc::ClientContext* context) const {
-    context->set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  void Prepare(grpc::ClientContext* context) const { Prepare(context, timeout); }
+  static void Prepare(grpc::ClientContext* context, absl::Duration time) {
+    context->set_deadline(absl::ToChronoTime(absl::Now() + time));
     // A channel that cannot connect fails its calls at once.
     context->set_wait_for_ready(false);
   }
@@ -118,15 +124,23 @@ struct SiteClient::Connection {
                                 grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                              Response*),
                                 const Request& request) const {
+    return Call(stub, method, request, timeout);
+  }
+  template <class Stub, class Request, class Response>
+  absl::StatusOr<Response> Call(const std::unique_ptr<Stub>& stub,
+                                grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
+                                                             Response*),
+                                const Request& request, absl::Duration time) const {
     grpc::ClientContext context;
-    Prepare(&context);
+    Prepare(&context, time);
     Response response;
     const grpc::Status status = (stub.get()->*method)(&context, request, &response);
-    if (!status.ok()) return Explain(status, context);
+    if (!status.ok()) return Explain(status, context, time);
     return response;
   }
 
-  absl::Status Explain(const grpc::Status& status, const grpc::ClientContext& context) const;
+  absl::Status Explain(const grpc::Status& status, const grpc::ClientContext& context,
+                       absl::Duration time) const;
 
   const ControlAddress address;
   const absl::Duration timeout;
@@ -136,7 +150,8 @@ struct SiteClient::Connection {
 };
 
 absl::Status SiteClient::Connection::Explain(const grpc::Status& status,
-                                             const grpc::ClientContext& context) const {
+                                             const grpc::ClientContext& context,
+                                             absl::Duration time) const {
   // gRPC's codes and Abseil's are the same numbers.
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   const std::string& message = status.error_message();
@@ -153,7 +168,7 @@ absl::Status SiteClient::Connection::Explain(const grpc::Status& status,
     case grpc::StatusCode::DEADLINE_EXCEEDED:
       return absl::Status(
           code,
-          absl::StrCat("no answer from ", address.text, " within ", absl::FormatDuration(timeout),
+          absl::StrCat("no answer from ", address.text, " within ", absl::FormatDuration(time),
                        "; see whether braidd is busy, or wait longer with --timeout"));
     case grpc::StatusCode::UNIMPLEMENTED:
       return absl::Status(code,
@@ -213,6 +228,13 @@ absl::StatusOr<v1::ListPoolsResponse> SiteClient::ListPools() {
                        v1::ListPoolsRequest());
 }
 
+absl::StatusOr<v1::CheckPoolsResponse> SiteClient::CheckPools(absl::Duration timeout) {
+  absl::StatusOr<Connection*> site = Connect();
+  if (!site.ok()) return site.status();
+  return (*site)->Call((*site)->inventory, &v1::InventoryService::Stub::CheckPools,
+                       v1::CheckPoolsRequest(), timeout);
+}
+
 absl::StatusOr<v1::CreateVolumeResponse> SiteClient::CreateVolume(
     const v1::CreateVolumeRequest& request) {
   absl::StatusOr<Connection*> site = Connect();
@@ -256,6 +278,44 @@ absl::StatusOr<v1::DeleteVolumeResponse> SiteClient::DeleteVolume(
   return (*site)->Call((*site)->volumes, &v1::VolumeService::Stub::DeleteVolume, request);
 }
 
+absl::StatusOr<v1::ResizeVolumeResponse> SiteClient::ResizeVolume(
+    const v1::ResizeVolumeRequest& request, absl::Duration timeout) {
+  absl::StatusOr<Connection*> site = Connect();
+  if (!site.ok()) return site.status();
+  return (*site)->Call((*site)->volumes, &v1::VolumeService::Stub::ResizeVolume, request, timeout);
+}
+
+absl::StatusOr<v1::ReclaimVolumeResponse> SiteClient::ReclaimVolume(
+    const v1::ReclaimVolumeRequest& request,
+    const std::function<void(const v1::ReclaimReport&)>& progress,
+    const std::function<bool()>& cancelled) {
+  absl::StatusOr<Connection*> site = Connect();
+  if (!site.ok()) return site.status();
+  grpc::ClientContext context;
+  // A second TryCancel, or one after the end, does nothing.
+  absl::Notification ended;
+  std::thread watch([&] {
+    while (!ended.WaitForNotificationWithTimeout(kLookAround)) {
+      if (cancelled()) context.TryCancel();
+    }
+  });
+  const auto reader = (*site)->volumes->ReclaimVolume(&context, request);
+  v1::ReclaimVolumeResponse part, last;
+  while (reader->Read(&part)) {
+    last = part;
+    if (!part.done()) progress(part.report());
+  }
+  const grpc::Status status = reader->Finish();
+  ended.Notify();
+  watch.join();
+  if (!status.ok()) return (*site)->Explain(status, context, (*site)->timeout);
+  if (!last.done()) {
+    return absl::InternalError(
+        "the site ended the reclaim without a result; is its braidd of another version?");
+  }
+  return last;
+}
+
 absl::StatusOr<std::vector<v1::MapRow>> SiteClient::GetVolumeMap(const std::string& name) {
   absl::StatusOr<Connection*> site = Connect();
   if (!site.ok()) return site.status();
@@ -270,7 +330,7 @@ absl::StatusOr<std::vector<v1::MapRow>> SiteClient::GetVolumeMap(const std::stri
     for (v1::MapRow& row : *part.mutable_rows()) rows.push_back(std::move(row));
   }
   const grpc::Status status = reader->Finish();
-  if (!status.ok()) return (*site)->Explain(status, context);
+  if (!status.ok()) return (*site)->Explain(status, context, (*site)->timeout);
   return rows;
 }
 

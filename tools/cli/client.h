@@ -2,6 +2,7 @@
 #ifndef BRAID_TOOLS_CLI_CLIENT_H_
 #define BRAID_TOOLS_CLI_CLIENT_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -45,12 +46,24 @@ class SiteClient {
   absl::StatusOr<v1::ListDevicesResponse> ListDevices();
   absl::StatusOr<v1::RemoveDeviceResponse> RemoveDevice(const v1::RemoveDeviceRequest& request);
   absl::StatusOr<v1::ListPoolsResponse> ListPools();
+  // The site walks all its records: give it time.
+  absl::StatusOr<v1::CheckPoolsResponse> CheckPools(absl::Duration timeout);
 
   absl::StatusOr<v1::CreateVolumeResponse> CreateVolume(const v1::CreateVolumeRequest& request);
   absl::StatusOr<v1::Volume> GetVolume(const std::string& name);
   // All pages.
   absl::StatusOr<std::vector<v1::Volume>> ListVolumes();
   absl::StatusOr<v1::DeleteVolumeResponse> DeleteVolume(const v1::DeleteVolumeRequest& request);
+  // Growing a thick volume zeroes: give it time.
+  absl::StatusOr<v1::ResizeVolumeResponse> ResizeVolume(const v1::ResizeVolumeRequest& request,
+                                                        absl::Duration timeout);
+  // The last answer. Calls `progress` for those before, and ends the call when `cancelled`
+  // returns true, which is asked a few times a second on another thread: Cancelled. No
+  // timeout: the site itself gives up on a holder that is silent.
+  absl::StatusOr<v1::ReclaimVolumeResponse> ReclaimVolume(
+      const v1::ReclaimVolumeRequest& request,
+      const std::function<void(const v1::ReclaimReport&)>& progress,
+      const std::function<bool()>& cancelled);
   // The whole stream.
   absl::StatusOr<std::vector<v1::MapRow>> GetVolumeMap(const std::string& name);
 

@@ -23,6 +23,8 @@ void AddDeviceCommands(CLI::App& root, Context& context);
 void AddPoolCommands(CLI::App& root, Context& context);
 void AddVolumeCommands(CLI::App& root, Context& context);
 void AddVolumeCreateCommand(CLI::App& volume, Context& context);
+void AddVolumeResizeCommand(CLI::App& volume, Context& context);
+void AddVolumeReclaimCommand(CLI::App& volume, Context& context);
 void AddSiteCommands(CLI::App& root, Context& context);  // and `status`
 void AddExplainCommand(CLI::App& root, Context& context);
 void AddAttachCommands(CLI::App& root, Context& context);  // and `detach`

@@ -2,6 +2,8 @@
 // words.
 #include "tools/cli/explain.h"
 
+#include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 #include <utility>
@@ -61,6 +63,7 @@ std::string ShapeSentence(const v1::Volume& volume) {
 
 std::string PlaceLines(const v1::Volume& volume, const PlaceMap& places,
                        const std::map<std::string, const v1::Device*>& devices) {
+  if (places.empty()) return "It takes no device space yet.\n";
   std::string text =
       absl::StrCat("It takes ", FormatSize(volume.allocated_bytes()), " of device space:\n");
   for (const auto& [place, shares] : places) {
@@ -88,6 +91,76 @@ std::string PlaceLines(const v1::Volume& volume, const PlaceMap& places,
                     absl::StrJoin(parts, "; "), "\n");
   }
   return text;
+}
+
+// What a thin volume has, what it is promised, and what comes when there is no more.
+std::string ThinLines(const v1::Volume& volume) {
+  std::string text =
+      absl::StrCat("It is thin: space is taken when something is first written. ",
+                   FormatSize(volume.mapped_bytes()), " of its ", FormatSize(volume.size_bytes()),
+                   " has space so far, and ", FormatSize(volume.reserved_bytes()),
+                   " of device space is kept ready for first writes. ");
+  absl::StrAppend(&text,
+                  volume.reserve_bytes() == 0
+                      ? std::string("None of its space is guaranteed: ")
+                      : absl::StrCat("Space for ", FormatSize(volume.reserve_bytes()),
+                                     " is guaranteed, whatever others take; beyond that, "),
+                  "when its pool is full, first writes ", OnFullText(volume),
+                  ". What has space can always be written over.\n");
+  return text;
+}
+
+// How full the pools are that it may take from.
+std::string PoolLines(const v1::Volume& volume, const v1::ListPoolsResponse& pools) {
+  std::string text;
+  for (const v1::Pool& pool : pools.pools()) {
+    if (!volume.device_class().empty() && volume.device_class() != pool.device_class()) continue;
+    if (pool.state() == v1::POOL_STATE_GOOD || pool.state() == v1::POOL_STATE_UNSPECIFIED) continue;
+    const std::string name = Printable(pool.device_class());
+    const uint64_t used = pool.allocated_bytes() + pool.reserved_bytes();
+    absl::StrAppend(
+        &text, "  But pool ", name, " is ",
+        pool.state() == v1::POOL_STATE_FULL
+            ? std::string("full: a first write found no space")
+            : absl::StrCat(Percent(used, pool.capacity_bytes()), "% taken, past the ",
+                           pool.state() == v1::POOL_STATE_LOW
+                               ? absl::StrCat("first threshold of ", pool.low_percent())
+                               : absl::StrCat("second threshold of ", pool.critical_percent()),
+                           "%"));
+    if (pool.seconds_to_full() > 0) {
+      const auto seconds = static_cast<int64_t>(
+          std::min<uint64_t>(pool.seconds_to_full(), std::numeric_limits<int64_t>::max()));
+      absl::StrAppend(&text, "; at the rate of the last hour the rest lasts ",
+                      FormatDuration(seconds));
+    }
+    absl::StrAppend(&text, ".\n  What to do: add a device of class ", name,
+                    " with 'braid device add'; or free space: delete files and discard "
+                    "(fstrim) or 'braid volume reclaim' the thin volumes, or delete volumes.\n");
+  }
+  return text;
+}
+
+// Whether what the file system does not use can be given back, and if not, why.
+std::string ReclaimLines(const v1::Volume& volume) {
+  const std::string command = absl::StrCat("'braid volume reclaim ", Printable(volume.name()), "'");
+  std::string text;
+  if (volume.reclaimable_bytes() > 0) {
+    absl::StrAppend(&text, FormatSize(volume.reclaimable_bytes()),
+                    " of device space was unused by its file system when looked at (",
+                    FormatTime(volume.reclaimable_unix_seconds()), "). ");
+  }
+  const v1::Attachment& attachment = volume.attachment();
+  if (attachment.held() && attachment.alive() && attachment.read_only()) {
+    return absl::StrCat(text, "It cannot be reclaimed while it is attached read-only.\n");
+  }
+  return absl::StrCat(text, command,
+                      " gives back what an ext4 file system in it does not use, mounted or not; "
+                      "other file systems give back by discard (fstrim, mount -o discard).\n");
+}
+
+std::string SpaceLines(const v1::Volume& volume, const v1::ListPoolsResponse& pools) {
+  if (!volume.thin()) return "";
+  return absl::StrCat("\n", ThinLines(volume), PoolLines(volume, pools), ReclaimLines(volume));
 }
 
 std::string HealthLines(const v1::Volume& volume, const PlaceMap& places,
@@ -198,26 +271,28 @@ absl::Status Explain(Context& context, const std::string& name) {
   if (!rows.ok()) return rows.status();
   const auto devices = context.site().ListDevices();
   if (!devices.ok()) return devices.status();
+  const auto pools = context.site().ListPools();
+  if (!pools.ok()) return pools.status();
   if (context.json) {
     v1::GetVolumeResponse response;
     *response.mutable_volume() = *volume;
     context.out << MergeJson({Json(response), JsonList("rows", *rows)});
     return absl::OkStatus();
   }
-  context.out << ExplainVolume(*volume, *rows, *devices);
+  context.out << ExplainVolume(*volume, *rows, *devices, *pools);
   return absl::OkStatus();
 }
 
 }  // namespace
 
 std::string ExplainVolume(const v1::Volume& volume, const std::vector<v1::MapRow>& rows,
-                          const v1::ListDevicesResponse& list) {
+                          const v1::ListDevicesResponse& list, const v1::ListPoolsResponse& pools) {
   std::map<std::string, const v1::Device*> devices;
   for (const v1::Device& device : list.devices()) devices[device.name()] = &device;
   const PlaceMap places = Places(rows);
-  const std::string text =
-      absl::StrCat(ShapeSentence(volume), "\n\n", PlaceLines(volume, places, devices), "\n",
-                   HealthLines(volume, places, devices), "\n", AttachmentLines(volume));
+  const std::string text = absl::StrCat(
+      ShapeSentence(volume), "\n\n", PlaceLines(volume, places, devices), SpaceLines(volume, pools),
+      "\n", HealthLines(volume, places, devices), "\n", AttachmentLines(volume));
   std::string out;
   for (absl::string_view line : absl::StrSplit(absl::StripSuffix(text, "\n"), '\n')) {
     // Lines of what belongs under the line before are indented, and stay so.

@@ -10,9 +10,10 @@
 
 namespace braid::cli {
 
-// Shape, places, health and what to do about it, attachment. Pure.
+// Shape, places, space, health and what to do about it, attachment. Pure.
 std::string ExplainVolume(const v1::Volume& volume, const std::vector<v1::MapRow>& rows,
-                          const v1::ListDevicesResponse& devices);
+                          const v1::ListDevicesResponse& devices,
+                          const v1::ListPoolsResponse& pools);
 
 }  // namespace braid::cli
 

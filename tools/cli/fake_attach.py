@@ -15,6 +15,7 @@ for name in ("volume", "volume-id", "control", "dir", "via", "socket"):
 for name in ("connections", "threads", "ready-fd"):
     parser.add_argument("--" + name, type=int)
 parser.add_argument("--read-only", action="store_true")
+parser.add_argument("--thin", action="store_true")
 args = parser.parse_args()
 
 

@@ -1,5 +1,8 @@
 #include "tools/cli/fake_site.h"
 
+#include <chrono>
+#include <thread>
+
 namespace braid::cli {
 namespace {
 
@@ -42,6 +45,26 @@ void FakeSite::AddWarning(const std::string& warning) {
   warnings_.push_back(warning);
 }
 
+void FakeSite::AddEvent(const std::string& what) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  events_.push_back(what);
+}
+
+void FakeSite::AddFinding(const std::string& finding) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  findings_.push_back(finding);
+}
+
+v1::ResizeVolumeRequest FakeSite::last_resize() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return last_resize_;
+}
+
+v1::ReclaimVolumeRequest FakeSite::last_reclaim() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return last_reclaim_;
+}
+
 v1::CreateVolumeRequest FakeSite::last_create() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return last_create_;
@@ -67,6 +90,13 @@ grpc::Status FakeSite::GetSite(Context*, const v1::GetSiteRequest*, v1::GetSiteR
   r->mutable_site()->set_device_count(1);
   r->mutable_site()->set_volume_count(volumes_.size());
   for (const std::string& warning : warnings_) r->add_warnings(warning);
+  r->set_health(warnings_.empty() ? v1::SITE_HEALTH_GOOD : v1::SITE_HEALTH_WARNING);
+  for (const std::string& what : events_) {
+    v1::Event* event = r->add_events();
+    event->set_unix_seconds(1'700'000'000);
+    event->set_severity(v1::SITE_HEALTH_WARNING);
+    event->set_what(what);
+  }
   return grpc::Status::OK;
 }
 
@@ -99,7 +129,26 @@ grpc::Status FakeSite::ListPools(Context*, const v1::ListPoolsRequest*, v1::List
   pool->set_device_class("ssd");
   pool->set_device_count(1);
   pool->set_capacity_bytes(10ULL << 30);
-  pool->set_free_bytes(10ULL << 30);
+  pool->set_allocated_bytes(7ULL << 30);
+  pool->set_reserved_bytes(1ULL << 30);
+  pool->set_free_bytes(2ULL << 30);
+  pool->set_promised_bytes(40ULL << 30);
+  pool->set_commitment_ratio(4.5);
+  pool->set_allocation_bytes_per_second(-1.5 * (1 << 20));
+  pool->set_seconds_to_full(7200);
+  pool->set_state(v1::POOL_STATE_LOW);
+  pool->set_low_percent(80);
+  pool->set_critical_percent(95);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeSite::CheckPools(Context*, const v1::CheckPoolsRequest*,
+                                  v1::CheckPoolsResponse* r) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const std::string& finding : findings_) r->add_findings(finding);
+  r->set_device_count(1);
+  r->set_volume_count(volumes_.size());
+  r->set_run_count(7);
   return grpc::Status::OK;
 }
 
@@ -124,6 +173,14 @@ grpc::Status FakeSite::CreateVolume(Context*, const v1::CreateVolumeRequest* req
   volume.set_state(v1::VOLUME_STATE_PREPARING);
   volume.set_health(v1::VOLUME_HEALTH_GOOD);
   volume.set_allocated_bytes(request->size_bytes());
+  if (request->thin()) {
+    volume.set_state(v1::VOLUME_STATE_READY);
+    volume.set_thin(true);
+    volume.set_allocated_bytes(0);
+    volume.set_reserve_bytes(request->reserve_bytes());
+    volume.set_on_full(request->on_full());
+    volume.set_full_timeout_seconds(request->full_timeout_seconds());
+  }
   if (!request->dry_run()) volumes_[request->name()] = volume;
   *r->mutable_volume() = volume;
   v1::DeviceShare* share = r->add_chosen();
@@ -175,6 +232,54 @@ grpc::Status FakeSite::DeleteVolume(Context*, const v1::DeleteVolumeRequest* req
   }
   *r->mutable_volume() = *volume;
   if (!request->dry_run()) volumes_.erase(r->volume().name());
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeSite::ResizeVolume(Context*, const v1::ResizeVolumeRequest* request,
+                                    v1::ResizeVolumeResponse* r) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  last_resize_ = *request;
+  v1::Volume* volume = Find(request->name());
+  if (volume == nullptr) return NotFound(request->name());
+  if (request->size_bytes() < volume->size_bytes() / 2 && !request->allow_data_loss()) {
+    return {grpc::StatusCode::FAILED_PRECONDITION,
+            "shrinking would cut off 1G that has space; force it"};
+  }
+  *r->mutable_volume() = *volume;
+  r->mutable_volume()->set_size_bytes(request->size_bytes());
+  if (!request->dry_run()) volume->set_size_bytes(request->size_bytes());
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeSite::ReclaimVolume(Context* context, const v1::ReclaimVolumeRequest* request,
+                                     grpc::ServerWriter<v1::ReclaimVolumeResponse>* writer) {
+  v1::Volume volume;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    last_reclaim_ = *request;
+    const v1::Volume* found = Find(request->name());
+    if (found == nullptr) return NotFound(request->name());
+    volume = *found;
+  }
+  if (volume.name() == "xfs") {
+    return {grpc::StatusCode::FAILED_PRECONDITION, "no ext4 file system in it; use fstrim"};
+  }
+  v1::ReclaimVolumeResponse answer;
+  v1::ReclaimReport& report = *answer.mutable_report();
+  report.set_file_system("ext4 (1234)");
+  report.set_groups_total(100);
+  for (uint64_t i = 1; i <= (volume.name() == "slow" ? 100U : 2U); ++i) {
+    report.set_groups_done(i);
+    report.set_free_bytes(i << 30);
+    if (!writer->Write(answer) || context->IsCancelled()) return grpc::Status::CANCELLED;
+    if (volume.name() == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  report.set_groups_done(100);
+  report.set_groups_unchanged(40);
+  report.set_deferred_bytes(512 << 20);
+  if (!request->dry_run()) report.set_released_bytes(3ULL << 29);
+  answer.set_done(true);
+  writer->Write(answer);
   return grpc::Status::OK;
 }
 

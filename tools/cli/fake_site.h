@@ -32,9 +32,14 @@ class FakeSite final : public v1::SiteService::Service,
   // named "broken" gets a fault instead, and cannot be deleted.
   void AddVolume(const v1::Volume& volume);
   bool HasVolume(const std::string& name);
+  // Makes the site's health a warning.
   void AddWarning(const std::string& warning);
+  void AddEvent(const std::string& what);
+  void AddFinding(const std::string& finding);
   v1::CreateVolumeRequest last_create();
   v1::AddDeviceRequest last_add();
+  v1::ResizeVolumeRequest last_resize();
+  v1::ReclaimVolumeRequest last_reclaim();
 
  private:
   using Context = grpc::ServerContext;
@@ -53,6 +58,14 @@ class FakeSite final : public v1::SiteService::Service,
                            v1::ListVolumesResponse*) override;
   grpc::Status DeleteVolume(Context*, const v1::DeleteVolumeRequest*,
                             v1::DeleteVolumeResponse*) override;
+  // Refuses to shrink below half without allow_data_loss.
+  grpc::Status ResizeVolume(Context*, const v1::ResizeVolumeRequest*,
+                            v1::ResizeVolumeResponse*) override;
+  // Reports a hundred times, 50 milliseconds apart, for a volume named "slow"; else twice. One
+  // named "xfs" is refused.
+  grpc::Status ReclaimVolume(Context*, const v1::ReclaimVolumeRequest*,
+                             grpc::ServerWriter<v1::ReclaimVolumeResponse>*) override;
+  grpc::Status CheckPools(Context*, const v1::CheckPoolsRequest*, v1::CheckPoolsResponse*) override;
   // Two messages of one row each.
   grpc::Status GetVolumeMap(Context*, const v1::GetVolumeMapRequest*,
                             grpc::ServerWriter<v1::GetVolumeMapResponse>*) override;
@@ -65,7 +78,9 @@ class FakeSite final : public v1::SiteService::Service,
   v1::Device device_;
   v1::CreateVolumeRequest last_create_;
   v1::AddDeviceRequest last_add_;
-  std::vector<std::string> warnings_;
+  v1::ResizeVolumeRequest last_resize_;
+  v1::ReclaimVolumeRequest last_reclaim_;
+  std::vector<std::string> warnings_, events_, findings_;
   std::unique_ptr<grpc::Server> server_;
 };
 

@@ -164,6 +164,16 @@ TEST_F(ProgramTest, MisuseIsOneLineWithAHintAndStatusTwo) {
       {"volume", "create", "x", "--size", "1G", "--stripes", "4294967296"},
       {"volume", "create", "x", "--size", "1G", "--stripe-size", "0"},
       {"volume", "create", "x", "--size", "1G", "--nonsense"},
+      {"volume", "create", "x", "--size", "1G", "--reserve", "1M"},
+      {"volume", "create", "x", "--size", "1G", "--on-full", "wait"},
+      {"volume", "create", "x", "--size", "1G", "--thin", "--on-full", "panic"},
+      {"volume", "create", "x", "--size", "1G", "--thin", "--full-timeout", "5"},
+      {"volume", "create", "x", "--size", "1G", "--thin", "--on-full", "fail", "--full-timeout",
+       "5"},
+      {"volume", "create", "x", "--size", "1G", "--thin", "--on-full", "wait", "--full-timeout",
+       "0"},
+      {"volume", "resize", "x"},
+      {"volume", "reclaim"},
       {"volume", "list", "extra"},
       {"volume", "list", "--control", "here"},
       {"volume", "list", "--timeout", "0"},
@@ -248,12 +258,15 @@ TEST_F(ProgramTest, EveryReadHasItsShapeOfJson) {
   using Names = std::set<std::string>;
   EXPECT_EQ(fields({"device", "list"}), Names{"devices"});
   EXPECT_EQ(fields({"pool", "list"}), Names{"pools"});
+  EXPECT_EQ(fields({"pool", "check"}),
+            (Names{"findings", "device_count", "volume_count", "run_count", "grant_count"}));
   EXPECT_EQ(fields({"site", "list"}), Names{"sites"});
   EXPECT_EQ(fields({"volume", "show", "v0"}), Names{"volume"});
   EXPECT_EQ(fields({"volume", "map", "v0"}), Names{"rows"});
   EXPECT_EQ(fields({"explain", "v0"}), (Names{"volume", "rows"}));
   EXPECT_EQ(fields({"attach", "--list"}), Names{"attachments"});
-  EXPECT_EQ(fields({"status"}), (Names{"site", "warnings", "pools", "volumes"}));
+  EXPECT_EQ(fields({"status"}),
+            (Names{"site", "warnings", "events", "health", "pools", "volumes"}));
   EXPECT_EQ(fields({"device", "add", "/x", "--class", "ssd"}), Names{"device"});
   EXPECT_EQ(fields({"device", "remove", "d1"}), Names{"device"});
   EXPECT_EQ(fields({"volume", "create", "n", "--size", "1G"}), (Names{"volume", "chosen"}));
@@ -380,24 +393,151 @@ TEST_F(ProgramTest, DevicePathsAreMadeAbsolute) {
 
 TEST_F(ProgramTest, TablesShowNoControlCharactersAndNoColour) {
   const Outcome outcome = Run({"device", "list"});
-  EXPECT_THAT(outcome.out, HasSubstr("d1    ssd    missing       10G     0   10G"));
+  EXPECT_THAT(outcome.out, HasSubstr("d1    ssd    missing       10G     0         0   10G"));
   EXPECT_THAT(outcome.out, HasSubstr("d1: evil \\x1b]0;title\\x07 text\n"));
   EXPECT_THAT(outcome.out, Not(HasSubstr("\033")));
 }
 
-TEST_F(ProgramTest, StatusShowsWarningsAndEndsZero) {
+TEST_F(ProgramTest, StatusShowsWarningsAndEndsOneWithThem) {
   AddVolumes(30);
   EXPECT_THAT(Run({"status"}).out, HasSubstr("all is well"));
+  EXPECT_EQ(Run({"status"}).status, 0);
   site_->AddWarning("volume v3 is degraded");
   v1::Volume bad;
   bad.set_name("zz");
   bad.set_site("lab");
   bad.set_health(v1::VOLUME_HEALTH_FAULTY);
   site_->AddVolume(bad);
-  const Outcome outcome = Run({"status"});
+  for (int i = 0; i < 7; ++i) site_->AddEvent(absl::StrCat("event ", i));
+  Outcome outcome = Run({"status"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.err, "braid: the site's health is warning; see its warnings\n");
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr("health: warning; 1 warning:\n  volume v3 is degraded\n"),
+                    HasSubstr("lab/zz"), HasSubstr("and 11 more"), HasSubstr("event 6"),
+                    HasSubstr("event 2"), Not(HasSubstr("event 1"))));
+  outcome = Run({"status", "--json"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.out, HasSubstr("SITE_HEALTH_WARNING"));
+}
+
+TEST_F(ProgramTest, PoolsAreOneTableAndTheirCheckAnExitStatus) {
+  EXPECT_THAT(Run({"pool", "list"}).out,
+              ContainsRegex("ssd +1 +10G +7G +1G +2G +- +40G +4\\.50 +-1\\.5M/s +2h 0m +low\n"));
+  Outcome outcome = Run({"pool", "check"});
   EXPECT_EQ(outcome.status, 0);
-  EXPECT_THAT(outcome.out, AllOf(HasSubstr("1 warning:\n  volume v3 is degraded\n"),
-                                 HasSubstr("lab/zz"), HasSubstr("and 11 more")));
+  EXPECT_THAT(outcome.out, HasSubstr("walked 1 device, 0 volumes, 7 runs of maps and 0 grants\n"));
+  site_->AddFinding("unit 5 of d1 has two owners");
+  outcome = Run({"pool", "check"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.out, HasSubstr("unit 5 of d1 has two owners\n"));
+  EXPECT_THAT(outcome.err, AllOf(IsOneReason(), HasSubstr("(1 finding); ")));
+  EXPECT_EQ(Run({"pool", "check", "--json"}).status, 1);
+}
+
+TEST_F(ProgramTest, ThinVolumesAreAskedForAndShown) {
+  Outcome outcome = Run({"volume", "create", "lake", "--size", "64T", "--thin", "--reserve", "1M",
+                         "--on-full", "wait", "--full-timeout", "30"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, StartsWith("created volume lab/lake: 64T, linear, thin; takes space as "
+                                      "it is written, 1M of it set aside\n"));
+  const v1::CreateVolumeRequest asked = site_->last_create();
+  EXPECT_TRUE(asked.thin());
+  EXPECT_EQ(asked.reserve_bytes(), 1U << 20);
+  EXPECT_EQ(asked.on_full(), v1::ON_FULL_WAIT);
+  EXPECT_EQ(asked.full_timeout_seconds(), 30U);
+  outcome = Run({"volume", "show", "lake"});
+  EXPECT_THAT(outcome.out, HasSubstr("first writes wait up to 30s for space, then fail"));
+  EXPECT_THAT(outcome.out, HasSubstr("mapped      0 of 64T has space"));
+  EXPECT_THAT(Run({"volume", "list"}).out, HasSubstr("thin"));
+  EXPECT_THAT(Run({"explain", "lake"}).out, HasSubstr("It is thin"));
+}
+
+TEST_F(ProgramTest, ResizeSaysFromWhereToWhereAndRefusesToCutData) {
+  AddVolumes(1);
+  Outcome outcome = Run({"volume", "resize", "v0", "--size", "20G", "--dry-run"});
+  EXPECT_EQ(outcome.out, "volume lab/v0 would be resized from 10G to 20G; nothing was changed\n");
+  outcome = Run({"volume", "resize", "v0", "--size", "20G"});
+  EXPECT_THAT(outcome.out, StartsWith("resized volume lab/v0 from 10G to 20G; "));
+  EXPECT_EQ(site_->last_resize().name(), "uuid-0");  // not one that took its name since
+  outcome = Run({"volume", "resize", "v0", "--size", "1G"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.err, AllOf(IsOneReason(), HasSubstr("would cut off")));
+  EXPECT_EQ(Run({"volume", "resize", "v0", "--size", "1G", "--force"}).status, 0);
+  EXPECT_TRUE(site_->last_resize().allow_data_loss());
+}
+
+TEST_F(ProgramTest, ReclaimTellsWhatItFoundAndGaveBack) {
+  v1::Volume volume;
+  volume.set_id("uuid-t");
+  volume.set_name("t");
+  volume.set_site("lab");
+  volume.set_thin(true);
+  volume.mutable_attachment()->set_held(true);
+  volume.mutable_attachment()->set_alive(true);
+  site_->AddVolume(volume);
+  Outcome outcome = Run({"volume", "reclaim", "t"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(outcome.err, "");
+  EXPECT_EQ(outcome.out,
+            "reclaimed volume lab/t: 1.5G given back, of 2G that the file system does not use\n"
+            "  looked at ext4 (1234), 100 block groups (40 not changed since the last time)\n"
+            "  512M was written or freed too recently to be sure; try again in a minute\n");
+  outcome = Run({"volume", "reclaim", "t", "--dry-run"});
+  EXPECT_THAT(outcome.out, HasSubstr("2G has space and is not used by the file system; nothing "
+                                     "was changed\n"));
+  EXPECT_TRUE(site_->last_reclaim().dry_run());
+  const auto json = RunJson({"volume", "reclaim", "t", "--json"});
+  EXPECT_EQ(json.fields().at("report").struct_value().fields().at("released_bytes").string_value(),
+            "1610612736");
+  volume.set_name("xfs");
+  volume.set_id("uuid-x");
+  site_->AddVolume(volume);
+  outcome = Run({"volume", "reclaim", "xfs"});
+  EXPECT_EQ(outcome.err, "braid: no ext4 file system in it; use fstrim\n");
+  EXPECT_EQ(outcome.status, 1);
+}
+
+TEST_F(ProgramTest, ReclaimOfADetachedVolumeAttachesItForTheTime) {
+  v1::Volume volume;
+  volume.set_id("uuid-t");
+  volume.set_name("t");
+  volume.set_site("lab");
+  volume.set_thin(true);
+  site_->AddVolume(volume);
+  Outcome outcome = Run({"volume", "reclaim", "t"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("1.5G given back"));
+  EXPECT_EQ(Run({"attach", "--list"}).out, "nothing is attached on this machine\n");
+  // Whatever comes of it.
+  volume.set_name("xfs");
+  volume.set_id("uuid-x");
+  site_->AddVolume(volume);
+  outcome = Run({"volume", "reclaim", "xfs"});
+  EXPECT_EQ(outcome.err, "braid: no ext4 file system in it; use fstrim\n");
+  EXPECT_EQ(Run({"attach", "--list"}).out, "nothing is attached on this machine\n");
+  outcome = Run({"volume", "reclaim", "t"}, {"FAKE_ATTACH=error"});
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("cannot be attached for the time"), HasSubstr("n7")));
+}
+
+TEST_F(ProgramTest, InterruptedReclaimDetachesWhatItAttached) {
+  v1::Volume volume;
+  volume.set_id("uuid-s");
+  volume.set_name("slow");
+  volume.set_site("lab");
+  volume.set_thin(true);
+  volume.set_state(v1::VOLUME_STATE_READY);
+  site_->AddVolume(volume);
+  const pid_t pid = Start({"volume", "reclaim", "slow"}, {}, ErrPath());
+  const absl::Time give_up = absl::Now() + absl::Seconds(10);
+  while (site_->last_reclaim().name().empty() && absl::Now() < give_up) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  kill(pid, SIGINT);
+  EXPECT_EQ(Wait(pid), 1);
+  EXPECT_THAT(Slurp(ErrPath()), HasSubstr("braid: stopped; "));
+  EXPECT_EQ(Run({"attach", "--list"}).out, "nothing is attached on this machine\n");
 }
 
 TEST_F(ProgramTest, CompletionAsksTheSiteAndIsQuietWithoutOne) {

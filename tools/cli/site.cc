@@ -52,6 +52,36 @@ std::vector<const v1::Volume*> ForStatus(const std::vector<v1::Volume>& volumes)
   return shown;
 }
 
+// The newest; the rest is for --json.
+constexpr int kMaxEventsShown = 5;
+
+// A site older than this command says nothing of its health.
+v1::SiteHealth HealthOf(const v1::GetSiteResponse& site) {
+  if (site.health() != v1::SITE_HEALTH_UNSPECIFIED) return site.health();
+  return site.warnings().empty() ? v1::SITE_HEALTH_GOOD : v1::SITE_HEALTH_WARNING;
+}
+
+Tone ToneOf(v1::SiteHealth health) {
+  if (health == v1::SITE_HEALTH_GOOD) return Tone::kPlain;
+  return health == v1::SITE_HEALTH_WARNING ? Tone::kWarning : Tone::kAlarm;
+}
+
+absl::Status HealthStatus(v1::SiteHealth health) {
+  if (health == v1::SITE_HEALTH_GOOD) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the site's health is ", Word(health), "; see its warnings"));
+}
+
+void PrintEvents(Context& context, const v1::GetSiteResponse& site) {
+  if (site.events().empty()) return;
+  context.out << "\nwhat happened last:\n";
+  for (int i = std::max(0, site.events_size() - kMaxEventsShown); i < site.events_size(); ++i) {
+    const v1::Event& event = site.events(i);
+    context.out << "  " << FormatTime(event.unix_seconds()) << "  "
+                << Toned(Printable(event.what()), ToneOf(event.severity()), context.color) << "\n";
+  }
+}
+
 absl::Status Status(Context& context) {
   const auto site = context.site().GetSite();
   if (!site.ok()) return site.status();
@@ -59,10 +89,11 @@ absl::Status Status(Context& context) {
   if (!pools.ok()) return pools.status();
   const auto volumes = context.site().ListVolumes();
   if (!volumes.ok()) return volumes.status();
+  const v1::SiteHealth health = HealthOf(*site);
   if (context.json) {
     context.out << MergeJson(
         {Json(*site), JsonList("pools", pools->pools()), JsonList("volumes", *volumes)});
-    return absl::OkStatus();
+    return HealthStatus(health);
   }
   const v1::Site& about = site->site();
   context.out << "site " << Printable(about.name()) << " on node " << Printable(about.node())
@@ -72,11 +103,13 @@ absl::Status Status(Context& context) {
   if (site->warnings().empty()) {
     context.out << "all is well\n";
   } else {
-    context.out << Toned(Count(static_cast<uint64_t>(site->warnings_size()), "warning") + ":",
-                         Tone::kWarning, context.color)
+    const Tone tone = ToneOf(health);
+    context.out << "health: " << Toned(Word(health), tone, context.color) << "; "
+                << Toned(Count(static_cast<uint64_t>(site->warnings_size()), "warning") + ":", tone,
+                         context.color)
                 << "\n";
     for (const std::string& warning : site->warnings()) {
-      context.out << "  " << Toned(Printable(warning), Tone::kWarning, context.color) << "\n";
+      context.out << "  " << Toned(Printable(warning), tone, context.color) << "\n";
     }
   }
 
@@ -90,15 +123,16 @@ absl::Status Status(Context& context) {
   context.out << "\n" << Count(volumes->size(), "volume");
   if (volumes->empty()) {
     context.out << "; build one with 'braid volume create NAME --size 10G'\n";
-    return absl::OkStatus();
+  } else {
+    const auto shown = ForStatus(*volumes);
+    context.out << ":\n" << VolumeTable(shown).ToString(context.color, "  ");
+    if (shown.size() < volumes->size()) {
+      context.out << "  and " << volumes->size() - shown.size()
+                  << " more; 'braid volume list' shows all\n";
+    }
   }
-  const auto shown = ForStatus(*volumes);
-  context.out << ":\n" << VolumeTable(shown).ToString(context.color, "  ");
-  if (shown.size() < volumes->size()) {
-    context.out << "  and " << volumes->size() - shown.size()
-                << " more; 'braid volume list' shows all\n";
-  }
-  return absl::OkStatus();
+  PrintEvents(context, *site);
+  return HealthStatus(health);
 }
 
 }  // namespace
@@ -111,10 +145,11 @@ void AddSiteCommands(CLI::App& root, Context& context) {
   verb->callback([&context] { context.action = [&context] { return ListSites(context); }; });
 
   verb = AddVerb(root, "status",
-                 "Show the site, its warnings, pools and volumes on one screen; exit status 0 also "
-                 "with warnings.",
+                 "Show the site, its health and warnings, pools, volumes and what happened last on "
+                 "one screen; exit status 1 when its health is not good.",
                  "braid status\n"
-                 "braid status --json | jq -e '.warnings == []'   # for a monitor");
+                 "braid status > /dev/null || notify-operator     # for a monitor\n"
+                 "braid status --json | jq -r '.health, .warnings[]'");
   verb->callback([&context] { context.action = [&context] { return Status(context); }; });
 }
 

@@ -1,6 +1,7 @@
 #include "tools/cli/text.h"
 
 #include <algorithm>
+#include <cmath>
 #include <ctime>
 
 #include "absl/strings/ascii.h"
@@ -10,6 +11,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "lib/base/size_text.h"
 
 namespace braid::cli {
 namespace {
@@ -144,6 +146,14 @@ std::string FormatDuration(int64_t seconds) {
   return absl::StrCat(seconds, "s");
 }
 
+std::string FormatRate(double bytes_per_second) {
+  const double size = std::fabs(bytes_per_second);
+  if (!(size >= 1)) return "0";  // also what is not a number
+  // Beyond what can be counted it is only large.
+  const uint64_t bytes = size < 1e18 ? static_cast<uint64_t>(size) : uint64_t{1} << 60;
+  return absl::StrCat(bytes_per_second < 0 ? "-" : "+", FormatSize(bytes), "/s");
+}
+
 std::string FormatTime(int64_t unix_seconds) {
   if (unix_seconds == 0) return "-";
   const std::time_t time = unix_seconds;
@@ -165,6 +175,13 @@ std::string Word(v1::VolumeHealth health) {
 }
 std::string Word(v1::DeviceState state) {
   return EnumWord(v1::DeviceState_Name(state), "DEVICE_STATE_", state);
+}
+
+std::string Word(v1::PoolState state) {
+  return EnumWord(v1::PoolState_Name(state), "POOL_STATE_", state);
+}
+std::string Word(v1::SiteHealth health) {
+  return EnumWord(v1::SiteHealth_Name(health), "SITE_HEALTH_", health);
 }
 
 std::vector<std::string> LayoutWords() {

@@ -9,6 +9,7 @@
 
 #include "absl/strings/string_view.h"
 #include "braid/v1/inventory.pb.h"
+#include "braid/v1/site.pb.h"
 #include "braid/v1/volume.pb.h"
 
 namespace braid::cli {
@@ -37,6 +38,8 @@ std::string Count(uint64_t n, absl::string_view thing);
 
 // "12s", "5m", "3h 20m", "12d 4h".
 std::string FormatDuration(int64_t seconds);
+// "+1.5M/s", "-64K/s"; "0" for less than a byte.
+std::string FormatRate(double bytes_per_second);
 // "2026-11-20 09:45", local time; "-" for 0.
 std::string FormatTime(int64_t unix_seconds);
 
@@ -46,6 +49,8 @@ std::string Word(v1::Layout layout);
 std::string Word(v1::VolumeState state);
 std::string Word(v1::VolumeHealth health);
 std::string Word(v1::DeviceState state);
+std::string Word(v1::PoolState state);
+std::string Word(v1::SiteHealth health);
 
 std::vector<std::string> LayoutWords();
 std::optional<v1::Layout> LayoutFromWord(absl::string_view word);

@@ -1,7 +1,9 @@
 // braid volume list | show | map | delete
 #include "tools/cli/volume.h"
 
+#include <algorithm>
 #include <iostream>
+#include <limits>
 
 #include "absl/numeric/int128.h"
 #include "absl/strings/ascii.h"
@@ -31,6 +33,7 @@ std::string Shape(const v1::Volume& volume) {
                     FormatSize(volume.stripe_size_bytes()));
   }
   if (volume.copies() > 1) absl::StrAppend(&text, ", ", volume.copies(), " copies");
+  if (volume.thin()) absl::StrAppend(&text, ", thin");
   return text;
 }
 
@@ -38,6 +41,15 @@ std::string StateText(const v1::Volume& volume) {
   if (volume.state() != v1::VOLUME_STATE_PREPARING) return Word(volume.state());
   return absl::StrCat(Word(volume.state()), " ",
                       Percent(volume.prepared_bytes(), volume.allocated_bytes()), "%");
+}
+
+std::string OnFullText(const v1::Volume& volume) {
+  if (volume.on_full() != v1::ON_FULL_WAIT) return "fail at once with \"no space\"";
+  if (volume.full_timeout_seconds() == 0) return "wait until there is space";
+  // Of any length; what is shown is bounded.
+  const auto seconds = static_cast<int64_t>(
+      std::min<uint64_t>(volume.full_timeout_seconds(), std::numeric_limits<int64_t>::max()));
+  return absl::StrCat("wait up to ", FormatDuration(seconds), " for space, then fail");
 }
 
 std::string AttachmentText(const v1::Attachment& attachment) {
@@ -54,6 +66,8 @@ Table VolumeTable(const std::vector<const v1::Volume*>& volumes) {
                {"STRIPES", Align::kRight},
                {"COPIES", Align::kRight},
                {"CLASS"},
+               {"SPACE"},
+               {"TAKES", Align::kRight},
                {"STATE"},
                {"HEALTH"},
                {"ATTACHED"}});
@@ -64,6 +78,8 @@ Table VolumeTable(const std::vector<const v1::Volume*>& volumes) {
                   absl::StrCat(volume->stripes()),
                   absl::StrCat(volume->copies()),
                   OrDash(volume->device_class()),
+                  volume->thin() ? "thin" : "thick",
+                  FormatSize(volume->allocated_bytes()),
                   StateText(*volume),
                   {Word(volume->health()), HealthTone(volume->health())},
                   AttachmentText(volume->attachment())});
@@ -118,6 +134,23 @@ absl::Status Show(Context& context, const std::string& name) {
   if (volume->stale_bytes() > 0) {
     line("stale", absl::StrCat(FormatSize(volume->stale_bytes()), " of it, not read any more"),
          Tone::kWarning);
+  }
+  if (volume->thin()) {
+    line("mapped",
+         absl::StrCat(FormatSize(volume->mapped_bytes()), " of ", FormatSize(volume->size_bytes()),
+                      " has space; it is taken at the first write"));
+    line("reserved", absl::StrCat(FormatSize(volume->reserved_bytes()),
+                                  " of device space more is its own, for first writes"));
+    line("guaranteed", volume->reserve_bytes() == 0
+                           ? "no space"
+                           : absl::StrCat("space for ", FormatSize(volume->reserve_bytes()),
+                                          ", whatever others take"));
+    line("when full", absl::StrCat("first writes ", OnFullText(*volume)));
+    if (volume->reclaimable_unix_seconds() != 0) {
+      line("reclaimable",
+           absl::StrCat(FormatSize(volume->reclaimable_bytes()), " of device space, as found ",
+                        FormatTime(volume->reclaimable_unix_seconds())));
+    }
   }
   line("devices", devices.empty() ? "-" : absl::StrJoin(devices, ", "));
   std::string attached = AttachmentText(volume->attachment());
@@ -203,18 +236,20 @@ absl::Status Delete(Context& context, const DeleteArgs& args) {
   return absl::OkStatus();
 }
 
+}  // namespace
+
 void AddVolumeName(CLI::App& verb, std::string* name) {
   verb.add_option("NAME", *name, "The volume: its name, SITE/NAME, or its UUID.")
       ->type_name("VOLUME")
       ->required();
 }
 
-}  // namespace
-
 void AddVolumeCommands(CLI::App& root, Context& context) {
   CLI::App* volume =
       AddNoun(root, "volume", "What clients see: sizes of bytes woven from devices.");
   AddVolumeCreateCommand(*volume, context);
+  AddVolumeResizeCommand(*volume, context);
+  AddVolumeReclaimCommand(*volume, context);
 
   CLI::App* verb = AddVerb(*volume, "list", "Show the site's volumes, one a line.",
                            "braid volume list\n"

@@ -3,13 +3,13 @@
 // The site is always asked to answer at once; waiting until the extents are zeroed is
 // done here, by asking again, so that there is something to show meanwhile and a broken
 // connection breaks nothing.
-#include <atomic>
-#include <csignal>
+#include <algorithm>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "lib/base/size_text.h"
 #include "tools/cli/commands.h"
+#include "tools/cli/interrupt.h"
 #include "tools/cli/json.h"
 #include "tools/cli/table.h"
 #include "tools/cli/text.h"
@@ -34,25 +34,9 @@ struct CreateArgs {
   uint32_t stripes = 0;
   uint32_t copies = 0;
   bool no_wait = false;
-};
-
-std::atomic<bool> interrupted{false};
-static_assert(std::atomic<bool>::is_always_lock_free);  // a signal handler sets it
-
-// While it lives Ctrl-C sets `interrupted` instead of ending the process.
-class InterruptGuard {
- public:
-  InterruptGuard() {
-    struct sigaction action {};
-    action.sa_handler = [](int) { interrupted.store(true); };
-    sigaction(SIGINT, &action, &before_);
-  }
-  ~InterruptGuard() { sigaction(SIGINT, &before_, nullptr); }
-  InterruptGuard(const InterruptGuard&) = delete;
-  InterruptGuard& operator=(const InterruptGuard&) = delete;
-
- private:
-  struct sigaction before_ {};
+  uint64_t reserve_bytes = 0;
+  std::string on_full;
+  uint32_t full_timeout_seconds = 0;
 };
 
 std::string ProgressLine(const v1::Volume& volume, uint64_t first_bytes, absl::Duration passed) {
@@ -93,7 +77,7 @@ absl::StatusOr<v1::Volume> WaitUntilReady(Context& context, v1::Volume volume) {
     }
     absl::SleepFor(pause);
     pause = std::min(pause * 2, kMaxPoll);
-    if (interrupted.load()) {
+    if (guard.interrupted()) {
       end_line();
       return absl::CancelledError(absl::StrCat(
           "stopped waiting; the site goes on preparing ", name, ": see 'braid volume show ",
@@ -156,6 +140,11 @@ absl::Status Create(Context& context, CreateArgs args) {
   if (!args.layout.empty()) {
     request.set_layout(LayoutFromWord(args.layout).value_or(v1::LAYOUT_UNSPECIFIED));
   }
+  request.set_reserve_bytes(args.reserve_bytes);
+  if (!args.on_full.empty()) {
+    request.set_on_full(args.on_full == "wait" ? v1::ON_FULL_WAIT : v1::ON_FULL_FAIL);
+  }
+  request.set_full_timeout_seconds(args.full_timeout_seconds);
   request.set_return_immediately(true);
   auto created = context.site().CreateVolume(request);
   if (!created.ok()) return created.status();
@@ -172,7 +161,12 @@ absl::Status Create(Context& context, CreateArgs args) {
   context.out << (request.dry_run() ? "would create volume " : "created volume ")
               << FullName(volume) << ": " << FormatSize(volume.size_bytes()) << ", "
               << Shape(volume);
-  if (volume.allocated_bytes() > 0) {
+  if (volume.thin()) {
+    context.out << "; takes space as it is written";
+    if (volume.reserve_bytes() > 0) {
+      context.out << ", " << FormatSize(volume.reserve_bytes()) << " of it set aside";
+    }
+  } else if (volume.allocated_bytes() > 0) {
     context.out << "; takes " << FormatSize(volume.allocated_bytes()) << " of device space";
   }
   context.out << "\n";
@@ -197,6 +191,7 @@ void AddVolumeCreateCommand(CLI::App& volume, Context& context) {
       "braid volume create db --size 10G --copies 2          # mirrored: survives a lost device\n"
       "braid volume create scratch --size 1T --stripes 4     # striped: four devices at once\n"
       "braid volume create big --size 1T --stripes 2 --copies 2 --class ssd\n"
+      "braid volume create lake --size 64T --thin            # takes space as it is written\n"
       "braid volume create db --size 10G --copies 2 --dry-run  # what would be chosen");
   verb->add_option_function<std::string>(
           "NAME", [args](const std::string& text) { args->request.set_name(text); },
@@ -220,12 +215,33 @@ void AddVolumeCreateCommand(CLI::App& volume, Context& context) {
           "--class", [args](const std::string& text) { args->request.set_device_class(text); },
           "Only devices of this class. Default: any.")
       ->type_name("CLASS");
+  CLI::Option* thin = verb->add_flag_callback(
+      "--thin", [args] { args->request.set_thin(true); },
+      "Take space at the first write, and give it back when it is discarded or reclaimed; the "
+      "size may be larger than the pool.");
+  AddSize(*verb, "--reserve", &args->reserve_bytes,
+          "Bytes of a thin volume whose space is set aside now, so that they can always be "
+          "written. Default: 0.")
+      ->needs(thin);
+  CLI::Option* on_full =
+      AddChoice(*verb, "--on-full", &args->on_full, {"fail", "wait"},
+                "What first writes do when the pool is full: fail with \"no space\", or wait until "
+                "there is some. Default: fail.")
+          ->needs(thin);
+  const CLI::Option* full_timeout =
+      AddCount(*verb, "--full-timeout", &args->full_timeout_seconds,
+               "With --on-full wait: fail after this many seconds. Default: wait for ever.")
+          ->type_name("SECONDS")
+          ->needs(on_full);
   verb->add_flag_callback(
       "--dry-run", [args] { args->request.set_dry_run(true); },
       "Say what would be chosen; change nothing.");
   verb->add_flag("--no-wait", args->no_wait,
                  "Do not wait until its space is zeroed; it cannot be attached before.");
-  verb->callback([&context, args, stripe_size] {
+  verb->callback([&context, args, stripe_size, full_timeout] {
+    if (full_timeout->count() > 0 && args->on_full != "wait") {
+      throw CLI::ValidationError("--full-timeout", "goes with --on-full wait only");
+    }
     // To the site 0 means the default, which is not what was typed.
     if (stripe_size->count() > 0 && args->stripe_size_bytes == 0) {
       throw CLI::ValidationError("--stripe-size", "0 is no size of a stripe unit");

@@ -240,13 +240,13 @@ TEST(ThinVolume, NotesABindingBeforeItsFirstByte) {
   for (auto& device : f.devices) device->AwaitPaused(1);
   // What the next holder would find, should this one die now.
   const auto look = AttachmentJournal::Open(f.journal_file.get(), f.boot, true).value();
+  for (auto& device : f.devices) device->Resume();
+  EXPECT_TRUE(written.get().ok());
   ASSERT_TRUE(look->past().has_value());
   const auto changes = look->past()->ChangesAfter(f.site->applied()).value();
   ASSERT_EQ(changes.size(), 1u);
   EXPECT_EQ(changes[0].kind, MapChange::Kind::kBind);
   EXPECT_EQ(changes[0].first, FirstUnit(ExtentIndex(1)));
-  for (auto& device : f.devices) device->Resume();
-  EXPECT_TRUE(written.get().ok());
   f.site->HoldUp(false);
 }
 

@@ -454,6 +454,32 @@ TEST(ThinVolume, LeavesEverythingAsItWasWhenAFoldFails) {
   for (const MapRun& run : f.site->runs()) EXPECT_FALSE(run.stale);
 }
 
+TEST(ThinVolume, KeepsWhatWasFlushedBeforeAFoldWhenPowerIsLostAfterIt) {
+  for (uint64_t seed : {1, 2, 3}) {
+    PowerSupply power;
+    ThinFixture f(kMirror, kSize, {.power = &power, .longest_piece = 16});
+    f.site->SetPower([&] { return power.on(); });
+    std::string expected(kExtentBytes, '\0');
+    for (uint64_t i = 0; i < 64; ++i) {
+      const uint64_t at = (i * 27 % 64) * kUnit;
+      ASSERT_TRUE(f.volume->Write(at, Pattern(kUnit, i), false).ok());
+      expected.replace(at, kUnit, Pattern(kUnit, i));
+    }
+    ASSERT_TRUE(f.volume->Finish().ok());
+    // Now there are rows to fold to. Nobody flushes any more.
+    f.site->SetLongestPiece(1024);
+    f.Open();
+    EXPECT_TRUE(Eventually([&] { return f.site->moves() == 1; }));
+    power.CutNow();
+    f.Kill();
+    power.Restore(seed);
+    f.site->Crash([&](uint64_t n) { return seed % n; });
+    f.LosePower();
+    f.Open();
+    EXPECT_TRUE(ReadBack(*f.volume, 0, kExtentBytes) == expected);
+  }
+}
+
 TEST(ThinVolume, MakesTheTargetOfAFoldThatDiedZeroAgain) {
   ThinFixture f(kMirror, kSize);
   ASSERT_TRUE(f.volume->Write(0, Pattern(512, 1), true).ok());

@@ -322,7 +322,9 @@ absl::Status Volume::ChangeNoted(const Request& request, bool* lacks) {
 }
 
 absl::Status Volume::ChangeHeld(const Request& request, bool* lacks) {
-  const auto& [io, offset, data] = request;
+  const DeviceIo& io = request.io;
+  const uint64_t offset = request.offset;
+  const absl::Span<const char> data = request.data;
   IoPlan plan(io);
   const bool covered = ForEachLookUp(offset, io.length, [&](const Piece& piece) {
     // The devices only read from it.

@@ -56,7 +56,7 @@ class SectorHistory {
     uint64_t id = 0;  // content; 0 for zeros
     uint64_t first_sector = 0, sectors = 0;
     uint64_t began = 0, ended = 0;
-    bool certain = true;  // false: it failed, or was a trim
+    bool certain = true;   // false: it failed, or was a trim
     bool durable = false;  // answered, and went through to the disk
   };
   void AddChange(const Change& change);

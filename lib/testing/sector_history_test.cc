@@ -99,7 +99,10 @@ TEST(SectorHistory, TakesBackWhatWasNotDurableAtAPowerCut) {
     EXPECT_EQ(history.Judge(), "");
     history.PowerCut();
     uint64_t now = 10;
-    for (uint64_t id : reads) history.AddRead(0, now++, now++, Content(id));
+    for (uint64_t id : reads) {
+      history.AddRead(0, now, now + 1, Content(id));
+      now += 2;
+    }
     return history.Judge();
   };
   EXPECT_EQ(after_cut({7, 7}, false), "");

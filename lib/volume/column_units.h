@@ -58,8 +58,7 @@ inline UnitRanges WholeUnits(const Geometry& geometry, uint64_t offset, uint64_t
   UnitRanges ranges;
   const uint64_t end = offset + length;
   for (uint32_t column = 0; column < geometry.columns(); ++column) {
-    const uint64_t from =
-        DivideUp(ColumnBytesBefore(geometry, column, offset), kSmallExtentBytes);
+    const uint64_t from = DivideUp(ColumnBytesBefore(geometry, column, offset), kSmallExtentBytes);
     const uint64_t to = end == geometry.size_bytes()
                             ? UnitsInUse(geometry, column)
                             : ColumnBytesBefore(geometry, column, end) / kSmallExtentBytes;
@@ -112,8 +111,7 @@ inline absl::InlinedVector<VolumeRange, 2> EdgeRanges(const Geometry& geometry, 
   const uint64_t round = UnitRoundBytes(geometry);
   const uint64_t end = offset + length;
   const uint64_t head_end = std::min(end, DivideUp(offset, round) * round);
-  const uint64_t tail =
-      end == geometry.size_bytes() ? end : std::max(head_end, end - end % round);
+  const uint64_t tail = end == geometry.size_bytes() ? end : std::max(head_end, end - end % round);
   absl::InlinedVector<VolumeRange, 2> edges;
   if (offset < head_end) edges.push_back({offset, head_end - offset});
   if (tail < end) edges.push_back({tail, end - tail});

@@ -122,7 +122,11 @@ class FakeControlPlane final : public MapAuthority {
   void SetUnreachable(bool yes) { Set(unreachable_, yes); }
   // Commits that are held up end: the process is about to die. Undone by BeginHolder.
   void EndHolder() { Set(ending_, true); }
-  void BeginHolder() { Set(ending_, false); }
+  void BeginHolder() {
+    Set(ending_, false);
+    MutexLock l(&mu_);
+    stale_.clear();  // the next one may find the device well
+  }
   // Nothing is committed any more when this says so.
   void SetPower(std::function<bool()> is_on) { power_is_on_ = std::move(is_on); }
   // The longest piece granted; 64 units give whole rows.
@@ -231,8 +235,8 @@ class FakeControlPlane final : public MapAuthority {
         for (uint64_t u = 0; u < grant.count; ++u) {
           const UnitPlace at{leg.device, leg.unit + u};
           if (ReadUnit(at) != std::string(kSmallExtentBytes, '\0')) {
-            return absl::StrCat("granted unit ", at.unit.value(), " of device ",
-                                at.device.value(), " is not zero");
+            return absl::StrCat("granted unit ", at.unit.value(), " of device ", at.device.value(),
+                                " is not zero");
           }
         }
       }

@@ -58,7 +58,7 @@ FirstWrites::FirstWrites(ThinState* state, const Options& options,
     : state_(*state),
       options_(options),
       stopped_(std::move(stopped)),
-      least_reserve_(std::max<uint64_t>(kLeastRows, 2 * state->geometry().columns()) *
+      least_reserve_(std::max<uint64_t>(kLeastRows, uint64_t{2} * state->geometry().columns()) *
                      kSmallPerExtent),
       last_bound_(Clock::now()),
       thread_([this] { Refill(); }) {}

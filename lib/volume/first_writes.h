@@ -113,8 +113,7 @@ class FirstWrites {
   std::vector<Binding> Take(const Needs& needs) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
   bool TakeRow(const RowNeed& need, std::vector<Binding>& taken)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
-  absl::Status Bind(const std::vector<Binding>& bindings)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
+  absl::Status Bind(const std::vector<Binding>& bindings) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
   // Waits once, until something may have changed. An error: do not go on waiting.
   absl::Status AwaitSpace(const Needs& needs, std::optional<Clock::time_point>& give_up)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
@@ -125,8 +124,7 @@ class FirstWrites {
   uint64_t Wanted(Clock::time_point now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
   uint64_t Target(Clock::time_point now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
   // When to look again though nobody calls; max() when that need not be.
-  Clock::time_point NextLook(Clock::time_point now) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
+  Clock::time_point NextLook(Clock::time_point now) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
   void Ask(uint64_t units) ABSL_LOCKS_EXCLUDED(state_.mu);
   absl::Status TakeIn(MapAuthority::Space space) ABSL_EXCLUSIVE_LOCKS_REQUIRED(state_.mu);
 
@@ -136,8 +134,8 @@ class FirstWrites {
   const uint64_t least_reserve_;  // units
 
   // All guarded by state_.mu.
-  CondVar space_changed_;  // for those who wait
-  CondVar refill_;         // for the thread
+  CondVar space_changed_;                                  // for those who wait
+  CondVar refill_;                                         // for the thread
   uint64_t waiting_ ABSL_GUARDED_BY(state_.mu) = 0;        // requests
   uint64_t waiting_units_ ABSL_GUARDED_BY(state_.mu) = 0;  // what they lack
   bool full_ ABSL_GUARDED_BY(state_.mu) = false;           // so said the last answer

@@ -114,8 +114,8 @@ Folder::Places Folder::Look(ThinState::Row row) const {
       if (!place.mapped() || place.stale() || state_.slots[place.device()].failing.load()) {
         return {};
       }
-      places.push_back(MapWord::Extent(place.device(),
-                                       DeviceUnit(place.device_offset() / kSmallExtentBytes)));
+      places.push_back(
+          MapWord::Extent(place.device(), DeviceUnit(place.device_offset() / kSmallExtentBytes)));
     }
   }
   if (large) places.clear();

@@ -52,15 +52,15 @@ class ThinFixture {
       if (options.power != nullptr) {
         auto device = std::make_unique<CrashDevice>(name, kDeviceBytes, options.power,
                                                     CrashDevice::Options{.seed = options.seed + d});
-        raw.push_back({.fill = [at = device.get()](uint64_t offset, uint64_t length,
-                                                   char byte) { at->Overwrite(offset, length, byte); }});
+        raw.push_back({.fill = [at = device.get()](uint64_t offset, uint64_t length, char byte) {
+          at->Overwrite(offset, length, byte);
+        }});
         media.push_back(std::move(device));
       } else {
         auto device = MakeMemoryDevice(name, kDeviceBytes);
-        raw.push_back(
-            {.fill = [at = device.get()](uint64_t offset, uint64_t length, char byte) {
-              EXPECT_TRUE(at->Write(offset, std::string(length, byte)).ok());
-            }});
+        raw.push_back({.fill = [at = device.get()](uint64_t offset, uint64_t length, char byte) {
+          EXPECT_TRUE(at->Write(offset, std::string(length, byte)).ok());
+        }});
         media.push_back(std::move(device));
       }
       devices.push_back(std::make_unique<FaultyDevice>(BorrowDevice(media.back().get()), own));
@@ -88,9 +88,7 @@ class ThinFixture {
     site->BeginHolder();
   }
   // The machine lost power: the journal is another boot's.
-  void LosePower() {
-    boot = Uuid::Random();
-  }
+  void LosePower() { boot = Uuid::Random(); }
 
   // As the next holder: on the same devices, with what the site and the journal know.
   absl::Status TryOpen() {

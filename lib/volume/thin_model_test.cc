@@ -24,7 +24,7 @@ constexpr int kOperationsPerRound = 30;  // of each thread
 
 int Operations() {
   const char* given = std::getenv("BRAID_MODEL_OPERATIONS");
-  return given != nullptr ? std::atoi(given) : 2400;
+  return given != nullptr ? std::atoi(given) : 1200;
 }
 
 enum class End : uint8_t { kProcess, kProcessBreakingLegs, kPower };
@@ -101,8 +101,9 @@ class Client {
       s = volume_.Write(offset, data, fua);
     } else if (kind < 13) {
       change.began = history_.Now();
-      s = volume_.Zero(offset, data.size(),
-                       {.fua = fua, .may_trim = random_() % 2 == 0, .only_fast = random_() % 2 == 0});
+      s = volume_.Zero(
+          offset, data.size(),
+          {.fua = fua, .may_trim = random_() % 2 == 0, .only_fast = random_() % 2 == 0});
     } else if (kind < 14) {
       change.began = history_.Now();
       s = volume_.Write(offset, data, fua);
@@ -154,11 +155,13 @@ TEST_P(ThinModel, ReadsOnlyWhatTheHistoryExplains) {
   PowerSupply* const power = end == End::kPower ? &supply : nullptr;
   ThinFixture f(shape, (2 * shape.columns + 1) * kExtentBytes,
                 {.device = {.seed = seed, .threads = 2, .max_delay = absl::Microseconds(50)},
+                 // Two rows full, and some to spare.
+                 .units = 6 * kSmallPerExtent,
                  .power = power,
-                 .seed = seed,
                  // Now and then there is no whole row.
-                 .longest_piece = random() % 4 == 0 ? 16u : 200u});
-  f.site->SetPower(power == nullptr ? nullptr : [&] { return supply.on(); });
+                 .longest_piece = random() % 4 == 0 ? 16u : 200u,
+                 .seed = seed});
+  f.site->SetPower([&] { return supply.on(); });
   const Arena arena(f.geometry);
   SectorHistory history(arena.sectors, /*reads_exclude_writes=*/shape.legs > 1, power != nullptr);
 

@@ -93,8 +93,7 @@ bool ThinState::HasSpace(uint32_t column, ColumnUnit unit) const {
 uint64_t ThinState::CountMapped(const UnitRange& range) const {
   uint64_t mapped = 0;
   for (ColumnUnit unit = range.first; unit < range.end();) {
-    const uint64_t in_row =
-        std::min<uint64_t>(range.end() - unit, kSmallPerExtent - SmallOf(unit));
+    const uint64_t in_row = std::min<uint64_t>(range.end() - unit, kSmallPerExtent - SmallOf(unit));
     const MapWord word = map.Word(geometry().Row(range.column, ExtentOf(unit)), 0);
     if (word.is_extent()) mapped += in_row;
     for (uint64_t i = 0; word.is_table() && i < in_row; ++i) {
@@ -131,8 +130,7 @@ absl::Status ThinState::Bind(const UnitRange& units, const Grant& grant) {
   for (size_t leg = 0; leg < grant.legs.size(); ++leg) {
     change.legs[leg] = grant.legs[leg];
     // With no good leg the lowest stays in sync, as everywhere.
-    change.legs[leg].stale =
-        any_good ? slots[grant.legs[leg].device].failing.load() : leg > 0;
+    change.legs[leg].stale = any_good ? slots[grant.legs[leg].device].failing.load() : leg > 0;
   }
   log->Note(change);
   if (absl::Status s = EnterLegs(change); !s.ok()) {
@@ -173,9 +171,8 @@ void ThinState::Avoid(DeviceIndex device) {
     return;
   }
   for (Grant& grant : reservation.TakeAll()) {
-    const bool meets =
-        std::any_of(grant.legs.begin(), grant.legs.end(),
-                    [device](const UnitPlace& leg) { return leg.device == device; });
+    const bool meets = std::any_of(grant.legs.begin(), grant.legs.end(),
+                                   [device](const UnitPlace& leg) { return leg.device == device; });
     if (meets) {
       unwanted.push_back(std::move(grant));
     } else {

@@ -72,25 +72,24 @@ absl::Status Volume::OpenThin(const std::vector<MapRun>& runs, AttachmentJournal
     MutexLock l(&state_->mu);
     state_->full_rows = std::move(partial);
   }
-  first_writes_ = std::make_unique<FirstWrites>(
-      state_.get(),
-      FirstWrites::Options{.when_full = options.when_full,
-                           .full_timeout = options.full_timeout,
-                           .wanted = options.wanted},
-      stopped);
+  first_writes_ =
+      std::make_unique<FirstWrites>(state_.get(),
+                                    FirstWrites::Options{.when_full = options.when_full,
+                                                         .full_timeout = options.full_timeout,
+                                                         .wanted = options.wanted},
+                                    stopped);
   {
     MutexLock l(&end_mu_);
     to_end_ = first_writes_.get();
     if (!ended_.ok()) to_end_->End(ended_);
   }
   folder_ = std::make_unique<Folder>(
-      state_.get(),
-      Folder::Hooks{.flush_failed =
-                        [this](DeviceIndex device, int error) {
-                          // What cannot be helped is known to the volume by then.
-                          FlushFailed(device, error).IgnoreError();
-                        },
-                    .space_came_back = [this] { first_writes_->Nudge(); }});
+      state_.get(), Folder::Hooks{.flush_failed =
+                                      [this](DeviceIndex device, int error) {
+                                        // What cannot be helped is known to the volume by then.
+                                        FlushFailed(device, error).IgnoreError();
+                                      },
+                                  .space_came_back = [this] { first_writes_->Nudge(); }});
   return absl::OkStatus();
 }
 

@@ -66,10 +66,10 @@ TEST_P(ThinVolumeOfEachShape, GivesBackWhatWasWrittenAndZerosElsewhere) {
   EXPECT_TRUE(ReadBack(*f.volume, 0, kSize) == expected);
   uint64_t salt = 0;
   for (const auto& [offset, length] : {std::pair<uint64_t, uint64_t>{kExtentBytes - 5000, 10000},
-                                      {3 * kExtentBytes + kUnit - 512, 512},
-                                      {kSize - 700, 700},
-                                      {0, 512},
-                                      {kExtentBytes / 2, 2 * kExtentBytes}}) {
+                                       {3 * kExtentBytes + kUnit - 512, 512},
+                                       {kSize - 700, 700},
+                                       {0, 512},
+                                       {kExtentBytes / 2, 2 * kExtentBytes}}) {
     const std::string data = Pattern(length, ++salt);
     ASSERT_TRUE(f.volume->Write(offset, data, salt % 2 == 0).ok());
     expected.replace(offset, length, data);
@@ -103,8 +103,8 @@ TEST_P(ThinVolumeOfEachShape, GivesBackTheSpaceOfWhatIsTrimmedAndZeroesTheRest) 
   ASSERT_TRUE(f.volume->Zero(2 * kExtentBytes, kExtentBytes, {}).ok());
   zero(2 * kExtentBytes, kExtentBytes);
   EXPECT_EQ(f.volume->MappedBytes(0, kSize), left);
-  ASSERT_TRUE(f.volume->Zero(3 * kExtentBytes - 512, kExtentBytes, {.fua = true, .may_trim = true})
-                  .ok());
+  ASSERT_TRUE(
+      f.volume->Zero(3 * kExtentBytes - 512, kExtentBytes, {.fua = true, .may_trim = true}).ok());
   zero(3 * kExtentBytes - 512, kExtentBytes);
   EXPECT_TRUE(ReadBack(*f.volume, 0, kSize) == expected);
   EXPECT_LT(f.volume->MappedBytes(0, kSize), left - kExtentBytes / 2);
@@ -240,13 +240,13 @@ TEST(ThinVolume, NotesABindingBeforeItsFirstByte) {
   for (auto& device : f.devices) device->AwaitPaused(1);
   // What the next holder would find, should this one die now.
   const auto look = AttachmentJournal::Open(f.journal_file.get(), f.boot, true).value();
+  for (auto& device : f.devices) device->Resume();
+  EXPECT_TRUE(written.get().ok());
   ASSERT_TRUE(look->past().has_value());
   const auto changes = look->past()->ChangesAfter(f.site->applied()).value();
   ASSERT_EQ(changes.size(), 1u);
   EXPECT_EQ(changes[0].kind, MapChange::Kind::kBind);
   EXPECT_EQ(changes[0].first, FirstUnit(ExtentIndex(1)));
-  for (auto& device : f.devices) device->Resume();
-  EXPECT_TRUE(written.get().ok());
   f.site->HoldUp(false);
 }
 
@@ -301,8 +301,8 @@ TEST(ThinVolume, FailsWithNoSpaceBeforeAnythingIsWritten) {
   EXPECT_EQ(ErrnoOf(f.volume->Write(400 * kUnit, Pattern(6 * kUnit, 5), false)), ENOSPC);
   // Trimmed space serves the next who asks, once it has been asked for.
   ASSERT_TRUE(f.volume->Trim(0, 10 * kUnit, true).ok());
-  EXPECT_TRUE(Eventually(
-      [&] { return f.volume->Write(400 * kUnit, Pattern(6 * kUnit, 5), false).ok(); }));
+  EXPECT_TRUE(
+      Eventually([&] { return f.volume->Write(400 * kUnit, Pattern(6 * kUnit, 5), false).ok(); }));
   ASSERT_TRUE(f.volume->Flush().ok());
   EXPECT_EQ(f.site->CompareLegs(), "");
 }
@@ -436,10 +436,8 @@ TEST(ThinVolume, LeavesEverythingAsItWasWhenAFoldFails) {
   }
   ASSERT_TRUE(f.volume->Finish().ok());
   for (auto& device : f.devices) {
-    device->AddFault({.kinds = {IoKind::kWrite},
-                      .count = 1,
-                      .error = ENOSPC,
-                      .effect = Fault::Effect::kTorn});
+    device->AddFault(
+        {.kinds = {IoKind::kWrite}, .count = 1, .error = ENOSPC, .effect = Fault::Effect::kTorn});
   }
   f.site->SetLongestPiece(1024);
   f.Open();
@@ -454,6 +452,32 @@ TEST(ThinVolume, LeavesEverythingAsItWasWhenAFoldFails) {
   EXPECT_EQ(f.site->granted_units(), 0u);
   EXPECT_EQ(f.site->moves(), 0u);
   for (const MapRun& run : f.site->runs()) EXPECT_FALSE(run.stale);
+}
+
+TEST(ThinVolume, KeepsWhatWasFlushedBeforeAFoldWhenPowerIsLostAfterIt) {
+  for (uint64_t seed : {1, 2}) {
+    PowerSupply power;
+    ThinFixture f(kMirror, kSize, {.units = 384, .power = &power, .longest_piece = 16});
+    f.site->SetPower([&] { return power.on(); });
+    std::string expected(kExtentBytes, '\0');
+    for (uint64_t i = 0; i < 64; ++i) {
+      const uint64_t at = (i * 27 % 64) * kUnit;
+      ASSERT_TRUE(f.volume->Write(at, Pattern(kUnit, i), false).ok());
+      expected.replace(at, kUnit, Pattern(kUnit, i));
+    }
+    ASSERT_TRUE(f.volume->Finish().ok());
+    // Now there are rows to fold to. Nobody flushes any more.
+    f.site->SetLongestPiece(1024);
+    f.Open();
+    EXPECT_TRUE(Eventually([&] { return f.site->moves() == 1; }));
+    power.CutNow();
+    f.Kill();
+    power.Restore(seed);
+    f.site->Crash([&](uint64_t n) { return seed % n; });
+    f.LosePower();
+    f.Open();
+    EXPECT_TRUE(ReadBack(*f.volume, 0, kExtentBytes) == expected);
+  }
 }
 
 TEST(ThinVolume, MakesTheTargetOfAFoldThatDiedZeroAgain) {

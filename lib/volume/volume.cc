@@ -189,8 +189,9 @@ absl::Status Volume::ReadOnce(uint64_t offset, absl::Span<char> data) {
     char* buffer = data.data() + (part.piece.volume_offset - offset);
     absl::Status s = ReadPiece(part.piece, buffer, uint32_t{1} << part.leg);
     if (!s.ok()) {
-      return ErrnoStatus(plan.error(part), absl::StrCat("reading ", slot.device->name(),
-                                                        mirrored() ? ", and every other copy" : ""));
+      return ErrnoStatus(plan.error(part),
+                         absl::StrCat("reading ", slot.device->name(),
+                                      mirrored() ? ", and every other copy" : ""));
     }
   }
   return absl::OkStatus();
@@ -264,8 +265,7 @@ absl::Status Volume::Extents(uint64_t offset, uint64_t length,
 // --------------------------------------------------------------------------- changes
 
 absl::Status Volume::Write(uint64_t offset, absl::Span<const char> data, bool fua) {
-  const Request request{
-      {.kind = IoKind::kWrite, .fua = fua, .length = data.size()}, offset, data};
+  const Request request{{.kind = IoKind::kWrite, .fua = fua, .length = data.size()}, offset, data};
   return thin_ ? WriteThin(request) : Change(request);
 }
 
@@ -322,7 +322,9 @@ absl::Status Volume::ChangeNoted(const Request& request, bool* lacks) {
 }
 
 absl::Status Volume::ChangeHeld(const Request& request, bool* lacks) {
-  const auto& [io, offset, data] = request;
+  const DeviceIo& io = request.io;
+  const uint64_t offset = request.offset;
+  const absl::Span<const char> data = request.data;
   IoPlan plan(io);
   const bool covered = ForEachLookUp(offset, io.length, [&](const Piece& piece) {
     // The devices only read from it.
@@ -377,8 +379,8 @@ absl::Status Volume::ChangeHeld(const Request& request, bool* lacks) {
     if (error == 0 || map_->Look(part.piece.place, part.leg).stale()) continue;
     const DeviceIndex device = plan.device(part);
     if (io.fua) LoseData(device, "a write through to the disk", error);
-    return ErrnoStatus(error, absl::StrCat("writing ", slots_->device(device).name(),
-                                           ", the only copy in sync"));
+    return ErrnoStatus(
+        error, absl::StrCat("writing ", slots_->device(device).name(), ", the only copy in sync"));
   }
   return absl::OkStatus();
 }
@@ -497,9 +499,9 @@ void Volume::CountLive() {
 
 void Volume::LoseData(DeviceIndex device, absl::string_view what, int error) {
   if (lost_data_.exchange(true)) return;
-  authority_->ReportFault(absl::StrCat(
-      what, " failed on ", slots_->device(device).name(), ", the only copy in sync (",
-      strerror(error), "): what was written since the last good flush may be lost"));
+  authority_->ReportFault(
+      absl::StrCat(what, " failed on ", slots_->device(device).name(), ", the only copy in sync (",
+                   strerror(error), "): what was written since the last good flush may be lost"));
 }
 
 }  // namespace braid

@@ -247,17 +247,18 @@ class Volume {  // NOLINT(clang-analyzer-optin.performance.Padding)
   Mutex retire_mu_;
   absl::flat_hash_set<DeviceIndex> retired_ ABSL_GUARDED_BY(retire_mu_);
 
+  // Why the map log, or the authority, refused; told to first_writes_ once that is there.
+  // Before ThinState::mu.
+  Mutex end_mu_;
+  absl::Status ended_ ABSL_GUARDED_BY(end_mu_);
+  FirstWrites* to_end_ ABSL_GUARDED_BY(end_mu_) = nullptr;
+
   // Of thin volumes open for writing; else null. In the order they are made; state_ and all
   // after it have threads, which end in the other order.
   std::unique_ptr<RequestGate> gate_;
   std::unique_ptr<ThinState> state_;
   std::unique_ptr<FirstWrites> first_writes_;
   std::unique_ptr<Folder> folder_;
-  // Why the map log, or the authority, refused; told to first_writes_ once that is there.
-  // Before ThinState::mu.
-  Mutex end_mu_;
-  absl::Status ended_ ABSL_GUARDED_BY(end_mu_);
-  FirstWrites* to_end_ ABSL_GUARDED_BY(end_mu_) = nullptr;
 };
 
 }  // namespace braid

@@ -145,9 +145,9 @@ class VolumeFixture {
     journal->Begin(++epoch, true);
     std::vector<std::unique_ptr<BlockDevice>> borrowed;
     for (auto& device : devices) borrowed.push_back(BorrowDevice(device.get()));
-    volume = Volume::Open(geometry, authority.runs(), std::move(borrowed), &authority,
-                          journal.get(), {})
-                 .value();
+    volume =
+        Volume::Open(geometry, authority.runs(), std::move(borrowed), &authority, journal.get(), {})
+            .value();
     if (!journal->past().has_value()) return;
     const absl::Status settled = volume->Settle(*journal->past());
     EXPECT_TRUE(settled.ok()) << settled;

@@ -149,9 +149,9 @@ TEST(Volume, TakesNoChangeWhenReadOnly) {
   VolumeFixture f(kMirror, kSize);
   std::vector<std::unique_ptr<BlockDevice>> borrowed;
   for (auto& device : f.devices) borrowed.push_back(BorrowDevice(device.get()));
-  auto volume =
-      Volume::Open(f.geometry, f.authority.runs(), std::move(borrowed), &f.authority, nullptr, {.read_only = true})
-          .value();
+  auto volume = Volume::Open(f.geometry, f.authority.runs(), std::move(borrowed), &f.authority,
+                             nullptr, {.read_only = true})
+                    .value();
   EXPECT_EQ(ErrnoOf(volume->Write(0, Pattern(512, 1), false)), EROFS);
   EXPECT_EQ(ErrnoOf(volume->Zero(0, 512, {})), EROFS);
   EXPECT_EQ(ErrnoOf(volume->Trim(0, 512, false)), EROFS);

@@ -235,7 +235,7 @@ absl::StatusOr<VolumeStatus> Volumes::Resize(absl::string_view name, uint64_t si
   // With no lock held, for a device may take its time. Nobody opens, resizes or deletes the
   // volume meanwhile. Zeros first: a crash before the commit leaves the volume with its old size,
   // and at worst without what it was told to lose.
-  absl::Status zeroed = ZeroUnits(state_, resized.grown);
+  absl::Status zeroed = ZeroUnits(state_, resized.grown, FileBlocks::kGiveBack);
   if (zeroed.ok()) zeroed = ZeroBytes(state_, resized.tails);
   if (!zeroed.ok()) {
     return absl::UnavailableError(absl::StrCat("volume '", resized.record.name,

@@ -108,7 +108,8 @@ absl::StatusOr<Spaces::Taken> Spaces::Take(const Uuid& id, Epoch epoch, uint64_t
       }
     }
     std::vector<Uuid> unwritable;
-    if (absl::Status zeroed = ZeroUnits(state_, to_zero, &unwritable); !zeroed.ok()) {
+    if (absl::Status zeroed = ZeroUnits(state_, to_zero, FileBlocks::kKeep, &unwritable);
+        !zeroed.ok()) {
       if (unwritable.empty()) return zeroed;
       state_.host().Warn(
           absl::StrCat("no space is given out where it cannot be zeroed: ", zeroed.message()));

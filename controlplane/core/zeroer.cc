@@ -44,8 +44,17 @@ Range RangeOf(const UnitRun& run) {
   return {run.first.value() * kSmallExtentBytes, run.count * kSmallExtentBytes};
 }
 
+absl::Status ZeroRange(BlockDevice& device, const Range& range, FileBlocks blocks) {
+  if (blocks == FileBlocks::kKeep) {
+    absl::Status status = device.Zero(range.offset, range.length, /*may_unmap=*/false);
+    if (status.ok()) return status;
+    // The file system below may lack the room for blocks that a sparse file does not have yet.
+  }
+  return device.Zero(range.offset, range.length, /*may_unmap=*/true);
+}
+
 absl::Status ZeroRanges(SiteState& state, const Uuid& id, std::vector<Range> ranges,
-                        ZeroProgress& progress) {
+                        FileBlocks blocks, ZeroProgress& progress) {
   const DevicePtr record = state.FindDevice(id);
   if (record == nullptr) {
     return absl::InternalError(absl::StrCat("device ", id.ToString(), " went while it was in use"));
@@ -67,7 +76,7 @@ absl::Status ZeroRanges(SiteState& state, const Uuid& id, std::vector<Range> ran
     for (uint64_t done = 0; done < range.length;) {
       if (progress.stop) return absl::CancelledError("stopped");
       const uint64_t step = std::min(kStepBytes, range.length - done);
-      absl::Status status = (*device)->Zero(range.offset + done, step, /*may_unmap=*/true);
+      absl::Status status = ZeroRange(**device, {range.offset + done, step}, blocks);
       if (!status.ok()) return status;
       done += step;
       progress.zeroed_bytes += step;
@@ -77,7 +86,7 @@ absl::Status ZeroRanges(SiteState& state, const Uuid& id, std::vector<Range> ran
 }
 
 absl::Status ZeroSideBySide(SiteState& state, const std::map<Uuid, std::vector<Range>>& by_device,
-                            std::vector<Uuid>* failed) {
+                            FileBlocks blocks, std::vector<Uuid>* failed) {
   struct Part {
     Uuid device;
     std::vector<Range> ranges;
@@ -91,7 +100,8 @@ absl::Status ZeroSideBySide(SiteState& state, const std::map<Uuid, std::vector<R
   std::atomic<size_t> next{0};
   const auto work = [&] {
     for (size_t i = next++; i < parts.size(); i = next++) {
-      parts[i].status = ZeroRanges(state, parts[i].device, std::move(parts[i].ranges), progress);
+      parts[i].status =
+          ZeroRanges(state, parts[i].device, std::move(parts[i].ranges), blocks, progress);
     }
   };
   std::vector<std::thread> threads;
@@ -116,16 +126,16 @@ absl::Status ZeroSideBySide(SiteState& state, const std::map<Uuid, std::vector<R
 }  // namespace
 
 absl::Status ZeroUnits(SiteState& state, absl::Span<const std::pair<Uuid, UnitRun>> units,
-                       std::vector<Uuid>* failed) {
+                       FileBlocks blocks, std::vector<Uuid>* failed) {
   std::map<Uuid, std::vector<Range>> by_device;
   for (const auto& [device, run] : units) by_device[device].push_back(RangeOf(run));
-  return ZeroSideBySide(state, by_device, failed);
+  return ZeroSideBySide(state, by_device, blocks, failed);
 }
 
 absl::Status ZeroBytes(SiteState& state, absl::Span<const DeviceBytes> ranges) {
   std::map<Uuid, std::vector<Range>> by_device;
   for (const DeviceBytes& r : ranges) by_device[r.device].push_back({r.offset, r.length});
-  return ZeroSideBySide(state, by_device, nullptr);
+  return ZeroSideBySide(state, by_device, FileBlocks::kGiveBack, nullptr);
 }
 
 absl::Status ZeroOnDevice(SiteState& state, const Uuid& device, absl::Span<const UnitRun> units,
@@ -133,7 +143,7 @@ absl::Status ZeroOnDevice(SiteState& state, const Uuid& device, absl::Span<const
   std::vector<Range> ranges;
   ranges.reserve(units.size());
   for (const UnitRun& run : units) ranges.push_back(RangeOf(run));
-  return ZeroRanges(state, device, std::move(ranges), progress);
+  return ZeroRanges(state, device, std::move(ranges), FileBlocks::kGiveBack, progress);
 }
 
 }  // namespace braid

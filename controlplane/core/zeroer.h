@@ -28,11 +28,17 @@ struct ZeroProgress {
   std::atomic<uint64_t> zeroed_bytes{0};
 };
 
+// What becomes of the blocks of a file that a device is: given back to the file system below,
+// or kept, for who writes there soon. To punch a hole a file system holds the file's lock while
+// it frees, and perhaps discards, every block, and all writes to the device wait for that:
+// first writes to a thin volume were four times slower (docs/PERFORMANCE.md).
+enum class FileBlocks : uint8_t { kGiveBack, kKeep };
+
 // These read as zeros, durably, when OK. Devices side by side, each flushed once. They lie
 // within the data of devices of the site (else Internal). Other errors name the device: it is
 // missing, or failed; `failed` gets all such devices.
 absl::Status ZeroUnits(SiteState& state, absl::Span<const std::pair<Uuid, UnitRun>> units,
-                       std::vector<Uuid>* failed = nullptr);
+                       FileBlocks blocks, std::vector<Uuid>* failed = nullptr);
 
 // Bytes of a device.
 struct DeviceBytes {

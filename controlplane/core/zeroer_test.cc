@@ -46,10 +46,12 @@ class ZeroerTest : public testing::Test {
 
 TEST_F(ZeroerTest, ZeroesTheseUnitsAndNoOthersWithOneFlushADevice) {
   const auto before = devices_[0]->counters();
-  ASSERT_TRUE(ZeroUnits(*site_->state, {{ids_[0], Units(12, 3)},
-                                        {ids_[1], Units(7, 1)},
-                                        {ids_[0], Units(10, 2)},
-                                        {ids_[0], Units(30, 1)}})
+  ASSERT_TRUE(ZeroUnits(*site_->state,
+                        {{ids_[0], Units(12, 3)},
+                         {ids_[1], Units(7, 1)},
+                         {ids_[0], Units(10, 2)},
+                         {ids_[0], Units(30, 1)}},
+                        FileBlocks::kGiveBack)
                   .ok());
   for (uint64_t unit = 0; unit < 40; ++unit) {
     EXPECT_EQ(IsZero(0, unit), (unit >= 10 && unit < 15) || unit == 30) << unit;
@@ -79,9 +81,10 @@ TEST_F(ZeroerTest, NeverTouchesTheLabelsOrWhatIsBehindTheData) {
                              Units(511, 2),
                              Units(0, UINT64_MAX / kSmallExtentBytes)};
   for (const UnitRun& run : outside) {
-    EXPECT_TRUE(absl::IsInternal(ZeroUnits(*site_->state, {{ids_[0], run}})));
+    EXPECT_TRUE(absl::IsInternal(ZeroUnits(*site_->state, {{ids_[0], run}}, FileBlocks::kKeep)));
   }
-  EXPECT_TRUE(absl::IsInternal(ZeroUnits(*site_->state, {{Uuid::Random(), Units(0, 1)}})));
+  EXPECT_TRUE(absl::IsInternal(
+      ZeroUnits(*site_->state, {{Uuid::Random(), Units(0, 1)}}, FileBlocks::kKeep)));
   EXPECT_TRUE(ReadLabel(*devices_[0]).ok());
   EXPECT_FALSE(IsZero(0, 0));
 }
@@ -89,8 +92,8 @@ TEST_F(ZeroerTest, NeverTouchesTheLabelsOrWhatIsBehindTheData) {
 TEST_F(ZeroerTest, NamesEveryDeviceThatFailsAndZeroesTheOthers) {
   devices_[0]->AddFault({.kinds = {IoKind::kFlush}});
   std::vector<Uuid> failed;
-  const absl::Status status =
-      ZeroUnits(*site_->state, {{ids_[0], Units(0, 1)}, {ids_[1], Units(0, 1)}}, &failed);
+  const absl::Status status = ZeroUnits(
+      *site_->state, {{ids_[0], Units(0, 1)}, {ids_[1], Units(0, 1)}}, FileBlocks::kKeep, &failed);
   EXPECT_TRUE(absl::StrContains(status.message(), "device 'd0' cannot be zeroed")) << status;
   EXPECT_EQ(failed, std::vector{ids_[0]});
   EXPECT_TRUE(IsZero(1, 0));
@@ -99,12 +102,12 @@ TEST_F(ZeroerTest, NamesEveryDeviceThatFailsAndZeroesTheOthers) {
 TEST_F(ZeroerTest, LeavesAloneWhatTookADevicesPlace) {
   FaultyDevice& other = host_.MakeDevice("/dev/d0", kDeviceBytes);
   LeaveSecrets(other, kLabelDataOffset, kDeviceBytes);
-  EXPECT_FALSE(ZeroUnits(*site_->state, {{ids_[0], Units(0, 8)}}).ok());
+  EXPECT_FALSE(ZeroUnits(*site_->state, {{ids_[0], Units(0, 8)}}, FileBlocks::kKeep).ok());
   EXPECT_EQ(other.counters().submitted_of(IoKind::kZero), 0u);
   host_.Unplug("/dev/d0");
-  EXPECT_FALSE(ZeroUnits(*site_->state, {{ids_[0], Units(0, 8)}}).ok());
+  EXPECT_FALSE(ZeroUnits(*site_->state, {{ids_[0], Units(0, 8)}}, FileBlocks::kGiveBack).ok());
   host_.Plug("/dev/d0", *devices_[0]);
-  EXPECT_TRUE(ZeroUnits(*site_->state, {{ids_[0], Units(0, 8)}}).ok());
+  EXPECT_TRUE(ZeroUnits(*site_->state, {{ids_[0], Units(0, 8)}}, FileBlocks::kKeep).ok());
 }
 
 }  // namespace

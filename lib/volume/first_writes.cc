@@ -44,13 +44,15 @@ void RecentCount::Add(uint64_t amount, Clock::time_point now) {
   slice.amount += amount;
 }
 
-uint64_t RecentCount::Sum(Clock::time_point now) const {
+uint64_t RecentCount::AtPeak(Clock::time_point now) const {
   const int64_t number = now.time_since_epoch() / kSlice;
-  uint64_t sum = 0;
+  uint64_t most = 0;
   for (const Slice& slice : slices_) {
-    if (slice.number > number - static_cast<int64_t>(slices_.size())) sum += slice.amount;
+    if (slice.number > number - static_cast<int64_t>(slices_.size())) {
+      most = std::max(most, slice.amount);
+    }
   }
-  return sum;
+  return most * slices_.size();
 }
 
 FirstWrites::FirstWrites(ThinState* state, const Options& options,
@@ -264,7 +266,7 @@ absl::Status FirstWrites::AwaitSpace(const Needs& needs,
 // --------------------------------------------------------------------------- refilling
 
 uint64_t FirstWrites::Target(Clock::time_point now) const {
-  return std::clamp(bound_.Sum(now), least_reserve_, std::max(least_reserve_, kMostUnits));
+  return std::clamp(bound_.AtPeak(now), least_reserve_, std::max(least_reserve_, kMostUnits));
 }
 
 uint64_t FirstWrites::Wanted(Clock::time_point now) const {

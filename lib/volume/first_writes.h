@@ -33,13 +33,14 @@ enum class WhenFull : uint8_t {
   kWait,  // is held until there is
 };
 
-// How much happened within the last two seconds.
+// How much would happen in two seconds at the highest rate of the last two, by quarters of a
+// second: so that one who has just begun is known by what he does, not by what he has done.
 class RecentCount {
  public:
   using Clock = std::chrono::steady_clock;
 
   void Add(uint64_t amount, Clock::time_point now);
-  uint64_t Sum(Clock::time_point now) const;
+  uint64_t AtPeak(Clock::time_point now) const;
 
  private:
   static constexpr std::chrono::milliseconds kSlice{250};

@@ -604,13 +604,18 @@ TEST(ThinVolume, KeepsFillingItsReservationAheadOfAWriter) {
   EXPECT_TRUE(Eventually([&] { return f.site->granted_units() >= 16 * 64; }));
 }
 
-TEST(RecentCount, ForgetsWhatIsTwoSecondsOld) {
+TEST(RecentCount, TellsTheHighestRateOfTwoSeconds) {
   const RecentCount::Clock::time_point start{std::chrono::hours(1)};
+  const auto after = [start](int ms) { return start + std::chrono::milliseconds(ms); };
   RecentCount count;
-  EXPECT_EQ(count.Sum(start), 0u);
-  for (int i = 0; i < 100; ++i) count.Add(1, start + i * std::chrono::milliseconds(100));
-  EXPECT_NEAR(static_cast<double>(count.Sum(start + std::chrono::seconds(10))), 20, 3);
-  EXPECT_EQ(count.Sum(start + std::chrono::seconds(13)), 0u);
+  EXPECT_EQ(count.AtPeak(start), 0u);
+  // Known by what he does in his first moment, eight quarters of a second of it.
+  count.Add(5, after(0));
+  EXPECT_EQ(count.AtPeak(after(1)), 40u);
+  count.Add(1, after(260));
+  EXPECT_EQ(count.AtPeak(after(1900)), 40u);
+  EXPECT_EQ(count.AtPeak(after(2100)), 8u);
+  EXPECT_EQ(count.AtPeak(after(5000)), 0u);
 }
 
 }  // namespace

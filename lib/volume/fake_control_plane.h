@@ -128,7 +128,10 @@ class FakeControlPlane final : public MapAuthority {
     stale_.clear();  // the next one may find the device well
   }
   // Nothing is committed any more when this says so.
-  void SetPower(std::function<bool()> is_on) { power_is_on_ = std::move(is_on); }
+  void SetPower(std::function<bool()> is_on) {
+    MutexLock l(&mu_);
+    power_is_on_ = std::move(is_on);
+  }
   // The longest piece granted; 64 units give whole rows.
   void SetLongestPiece(uint64_t units) {
     MutexLock l(&mu_);
@@ -252,7 +255,7 @@ class FakeControlPlane final : public MapAuthority {
     flag = yes;
     changed_.SignalAll();
   }
-  bool Off() const { return power_is_on_ && !power_is_on_(); }
+  bool Off() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return power_is_on_ && !power_is_on_(); }
 
   void Free(size_t d, uint64_t unit) {
     devices_[d].fill(unit * kSmallExtentBytes, kSmallExtentBytes, kGarbage);
@@ -397,7 +400,7 @@ class FakeControlPlane final : public MapAuthority {
   const Geometry geometry_;
   mutable Mutex mu_;
   CondVar changed_;
-  std::function<bool()> power_is_on_;
+  std::function<bool()> power_is_on_ ABSL_GUARDED_BY(mu_);
   std::vector<RawDevice> devices_ ABSL_GUARDED_BY(mu_);
   std::vector<std::set<uint64_t>> free_ ABSL_GUARDED_BY(mu_);  // by place in devices_
   std::vector<size_t> known_ ABSL_GUARDED_BY(mu_);             // by DeviceIndex

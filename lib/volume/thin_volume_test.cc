@@ -596,9 +596,10 @@ TEST(ThinVolume, RefusesAMapWhoseLegsDoNotGoTogether) {
 
 TEST(ThinVolume, KeepsFillingItsReservationAheadOfAWriter) {
   ThinFixture f(kLinear, 200 * kExtentBytes, {.units = 8192});
-  const std::string data = Pattern(3 * kExtentBytes / 4, 1);
-  for (uint64_t i = 0; i < 60; ++i) {
-    ASSERT_TRUE(f.volume->Write(i * kExtentBytes, data, false).ok());
+  ASSERT_TRUE(f.volume->Write(0, Pattern(3 * kExtentBytes / 4, 1), false).ok());
+  // Each takes a row.
+  for (uint64_t i = 1; i < 60; ++i) {
+    ASSERT_TRUE(f.volume->Write(i * kExtentBytes, Pattern(4096, i), false).ok());
   }
   // About as much as that took within two seconds.
   EXPECT_TRUE(Eventually([&] { return f.site->granted_units() >= 16 * 64; }));

@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <array>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>

@@ -52,6 +52,11 @@ class ThinLifeTest : public testing::Test {
 
   // Memory shows what another start would read, and all space has one use.
   void CompareWithStore() {
+    // Preparations commit when they end.
+    for (const VolumePtr& volume : site_->state->VolumesAfter("", 1000)) {
+      site_->preparer->Wait(volume->record.id, [] { return false; });
+    }
+    if (!site_->state->health().ok()) return;
     auto store = OpenMemoryStore(medium_);
     auto other =
         SiteState::Load(store->get(), &host_, {.name = site_->state->name(), .node = "n1"});

@@ -39,8 +39,7 @@ class MapAuthority {
 
   // Makes map changes durable, in order; the first has number `first_sequence`, each next
   // one more. Those whose number was committed before count once. One call at a time.
-  virtual absl::Status CommitMap(uint64_t first_sequence,
-                                 absl::Span<const MapChange> changes) = 0;
+  virtual absl::Status CommitMap(uint64_t first_sequence, absl::Span<const MapChange> changes) = 0;
 
   struct Space {
     std::vector<Grant> grants;

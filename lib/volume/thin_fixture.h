@@ -18,7 +18,7 @@
 #include "lib/testing/crash_device.h"
 #include "lib/testing/faulty_device.h"
 #include "lib/volume/attachment_journal.h"
-#include "lib/volume/fake_control_plane.h"
+#include "lib/volume/control_plane_fixture.h"
 #include "lib/volume/volume.h"
 #include "lib/volume/volume_fixture.h"
 

@@ -3,8 +3,8 @@
 // with garbage at once, and zeroes it when it grants it: a plugin that still uses what it
 // gave up, or shows what it was not given, shows it. Failures of its checks are failures
 // of the test.
-#ifndef BRAID_LIB_VOLUME_FAKE_CONTROL_PLANE_H_
-#define BRAID_LIB_VOLUME_FAKE_CONTROL_PLANE_H_
+#ifndef BRAID_LIB_VOLUME_CONTROL_PLANE_FIXTURE_H_
+#define BRAID_LIB_VOLUME_CONTROL_PLANE_FIXTURE_H_
 
 #include <algorithm>
 #include <array>
@@ -419,4 +419,4 @@ class FakeControlPlane final : public MapAuthority {
 
 }  // namespace braid
 
-#endif  // BRAID_LIB_VOLUME_FAKE_CONTROL_PLANE_H_
+#endif  // BRAID_LIB_VOLUME_CONTROL_PLANE_FIXTURE_H_

@@ -151,7 +151,8 @@ void Pools::NoteFull(absl::string_view device_class) {
 void Pools::AddRate(int64_t now, PoolUsage& usage) const {
   const Sample& oldest = samples_.front();
   const int64_t seconds = now - oldest.unix_seconds;
-  if (seconds <= 0) return;
+  // In the first minute a volume just made would be the trend.
+  if (seconds < kSampleSeconds) return;
   // A class that came later had nothing allocated then.
   const auto found = oldest.allocated.find(usage.device_class);
   const uint64_t before = found == oldest.allocated.end() ? 0 : found->second;

@@ -185,7 +185,8 @@ TEST_F(ReclaimTest, OfflineAllThatIsFreeIsReleasedAtOnce) {
 }
 
 TEST_F(ReclaimTest, OnlyWholeUnitsInsideTheFreeRangeGo) {
-  disk_.view.free = {{kUnit - kBlock, 3 * kUnit + 2 * kBlock}, {10 * kUnit + kBlock, kUnit}};
+  disk_.view.free = {{kUnit - kBlock, 3 * kUnit + uint64_t{2} * kBlock},
+                     {10 * kUnit + kBlock, kUnit}};
   ASSERT_TRUE(Run().ok());
   EXPECT_EQ(counts_.free_bytes, 3 * kUnit);
   EXPECT_EQ(counts_.released_bytes, 3 * kUnit);

@@ -85,6 +85,7 @@ class ShutDownTest : public AttachmentFixture {
   std::vector<int64_t> SendWrites(Nbd& nbd, int count, char byte) {
     data_.assign(kBytes, byte);
     std::vector<int64_t> cookies;
+    cookies.reserve(static_cast<size_t>(count));
     for (int i = 0; i < count; ++i)
       cookies.push_back(nbd_aio_pwrite(nbd.get(), data_.data(), data_.size(),
                                        static_cast<uint64_t>(i) * kSmallExtentBytes,

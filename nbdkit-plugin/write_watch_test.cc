@@ -36,9 +36,10 @@ class WriteWatchTest : public testing::Test {
   WriteWatchTest() : watch_(*WriteWatch::Create(kVolume)) { journal_ = Add(kJournal); }
 
   uint64_t Add(uint64_t offset) {
-    return watch_->Add({.places = {{offset, 16 * kBlock}, {offset + kMiB, 16 * kBlock}},
-                        .block_bytes = kBlock,
-                        .commit_in = CommitIn});
+    return watch_->Add(
+        {.places = {{offset, uint64_t{16} * kBlock}, {offset + kMiB, uint64_t{16} * kBlock}},
+         .block_bytes = kBlock,
+         .commit_in = CommitIn});
   }
   void Write(uint64_t offset, const std::string& data = "x") {
     Change change(watch_.get(), offset, data);
@@ -100,10 +101,10 @@ TEST_F(WriteWatchTest, CommitsAreFoundInTheMiddleOfWritesAndAcrossTheJournalsEdg
   WriteCommit(9);
   // From before the journal into it: two blocks that are none of it, a descriptor, a commit.
   const std::string data = Commit(1) + Commit(2) + std::string(kBlock, 'd') + Commit(10);
-  Write(kJournal - 2 * kBlock, data);
+  Write(kJournal - uint64_t{2} * kBlock, data);
   EXPECT_EQ(watch_->Newest(journal_), 10U);
   // In its second part.
-  Write(kJournal + kMiB + 15 * kBlock, Commit(11) + Commit(3));
+  Write(kJournal + kMiB + uint64_t{15} * kBlock, Commit(11) + Commit(3));
   EXPECT_EQ(watch_->Newest(journal_), 11U);
   EXPECT_TRUE(Settled(11, 0));
 }

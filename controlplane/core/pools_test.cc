@@ -133,7 +133,7 @@ TEST_F(PoolsTest, TellsTheRateOfTheLastHourAndWhenThePoolIsFull) {
 
 TEST_F(PoolsTest, ComesToEachStateOnceWhileItSwingsAboutAThreshold) {
   AddDevice("a");
-  Create({.name = "base", .size_bytes = 79 * 4 * kMiB});
+  Create({.name = "base", .size_bytes = uint64_t{79} * 4 * kMiB});
   EXPECT_EQ(Of("ssd").state, PoolState::kGood);
   for (int i = 0; i < 5; ++i) {
     Create({.name = "more", .size_bytes = 4 * kMiB});
@@ -142,7 +142,7 @@ TEST_F(PoolsTest, ComesToEachStateOnceWhileItSwingsAboutAThreshold) {
     EXPECT_EQ(Of("ssd").state, PoolState::kLow);
   }
   ASSERT_EQ(site_->pools->Events().size(), 1u);
-  Create({.name = "much", .size_bytes = 16 * 4 * kMiB});
+  Create({.name = "much", .size_bytes = uint64_t{16} * 4 * kMiB});
   EXPECT_EQ(Of("ssd").state, PoolState::kCritical);
   Delete("base");
   EXPECT_EQ(Of("ssd").state, PoolState::kGood);
@@ -180,9 +180,9 @@ TEST_F(PoolsTest, IsFullFromAFirstWriteThatFoundNothingUntilSpaceIsFreeAgain) {
 
 TEST_F(PoolsTest, RemembersAThousandEvents) {
   AddDevice("a");
-  Create({.name = "base", .size_bytes = 70 * 4 * kMiB});
+  Create({.name = "base", .size_bytes = uint64_t{70} * 4 * kMiB});
   for (int i = 0; i < 600; ++i) {
-    Create({.name = "more", .size_bytes = 12 * 4 * kMiB});
+    Create({.name = "more", .size_bytes = uint64_t{12} * 4 * kMiB});
     Delete("more");
   }
   const auto events = site_->pools->Events();

@@ -262,7 +262,9 @@ TEST_F(LoadTest, ContradictionsOfThinVolumesAreDataLossToo) {
       {"exactly once", [&](MetadataBatch& batch) { batch.PutRun(thin.id, run(1, units - 2)); }},
       {"not thin", [&](MetadataBatch& batch) { batch.PutGrant(thick.id, grant(units - 8, 8)); }},
   };
-  for (const auto& [says, damage] : cases) {
+  for (const auto& one : cases) {  // a lambda cannot have structured bindings (clang 14)
+    const char* const says = one.first;
+    const auto& damage = one.second;
     medium_->SetContents(contents);
     Damage([&](MetadataBatch& batch) {
       batch.PutVolume(thin);

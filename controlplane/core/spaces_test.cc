@@ -14,7 +14,7 @@ namespace braid {
 namespace {
 
 constexpr uint64_t kDeviceBytes = 20 * kMiB;  // 4 extents
-constexpr uint64_t kDeviceUnits = 4 * kSmallPerExtent;
+constexpr uint64_t kDeviceUnits = uint64_t{4} * kSmallPerExtent;
 
 class SpacesTest : public testing::Test {
  protected:

@@ -298,6 +298,7 @@ TEST_F(LeakTest, HundredThousandUnitsShowNothingOfTheirFormerOwners) {
     ASSERT_TRUE(site_->AddDevice(path).ok());
   }
   std::vector<Owner> owners;
+  owners.reserve(4);
   for (int i = 0; i < 4; ++i) owners.push_back({absl::StrCat("v", i)});
   char next_mark = 1;
   while (passed_ < 100'000 && !HasFatalFailure()) {

@@ -18,7 +18,7 @@
 namespace braid {
 namespace {
 
-constexpr uint64_t kColumnUnits = 2 * kSmallPerExtent;
+constexpr uint64_t kColumnUnits = uint64_t{2} * kSmallPerExtent;
 constexpr uint64_t kDeviceUnits = 512;
 constexpr uint32_t kDevices = 4;
 
@@ -29,7 +29,7 @@ struct Model {
   using Cell = std::optional<UnitPlace>;
   Model(uint32_t columns_in, uint32_t legs_in, uint64_t reserve_in)
       : columns(columns_in), legs(legs_in), reserve(reserve_in) {
-    map.assign(columns * legs * kColumnUnits, std::nullopt);
+    map.assign(uint64_t{columns} * legs * kColumnUnits, std::nullopt);
     use.assign(kDevices * kDeviceUnits, Use::kFree);
   }
   Cell& At(uint32_t column, uint32_t leg, uint64_t unit) {
@@ -57,7 +57,7 @@ struct Model {
     uint64_t units = 0;
     for (uint32_t column = 0; column < columns; ++column) {
       for (uint64_t unit = 0; unit < kColumnUnits; ++unit) {
-        if (map[column * legs * kColumnUnits + unit]) ++units;
+        if (map[uint64_t{column} * legs * kColumnUnits + unit]) ++units;
       }
     }
     return units;
@@ -449,7 +449,8 @@ class ThinMapTest : public testing::Test {
 TEST_F(ThinMapTest, VolumeWrittenInOrderHasOneRunOfEachLeg) {
   Add(GrantAt(0, 4096));
   std::vector<MapChange> changes;
-  for (uint32_t row = 0; row < 64; ++row) changes.push_back(Bind(row * 64, row * 64, 64));
+  for (uint32_t row = 0; row < 64; ++row)
+    changes.push_back(Bind(uint64_t{row} * 64, uint64_t{row} * 64, 64));
   // Two runs, and the grant that is gone.
   EXPECT_EQ(Entries(Do(changes)), 3u);
   EXPECT_EQ(map_->counts().runs, 2u);
@@ -459,7 +460,8 @@ TEST_F(ThinMapTest, VolumeWrittenInOrderHasOneRunOfEachLeg) {
 TEST_F(ThinMapTest, ChangeTouchesAFewEntriesOfALargeMap) {
   Add(GrantAt(0, 100'000));
   std::vector<MapChange> changes;
-  for (uint32_t i = 0; i < 40'000; ++i) changes.push_back(Bind(2 * i, 2 * i, 1));
+  for (uint32_t i = 0; i < 40'000; ++i)
+    changes.push_back(Bind(uint64_t{2} * i, uint64_t{2} * i, 1));
   Do(changes);
   ASSERT_EQ(map_->counts().runs, 80'000u);
   // Joins three runs of each leg, and uses a grant up.

@@ -156,7 +156,7 @@ TEST_F(ServerTest, AttachmentGoesThroughItsLife) {
     }
   }
   EXPECT_TRUE(map->Finish().ok());
-  EXPECT_EQ(units, 2 * 8 * kMiB / kSmallExtentBytes);
+  EXPECT_EQ(units, uint64_t{2} * 8 * kMiB / kSmallExtentBytes);
   EXPECT_EQ(Get("v0").health(), v1::VOLUME_HEALTH_DEGRADED);
   EXPECT_EQ(Get("v0").stale_bytes(), 8 * kMiB);
 

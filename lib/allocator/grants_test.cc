@@ -248,16 +248,16 @@ TEST(ChooseGrants, TakesALongRunOfTheRoomiestDevice) {
   Pool pool;
   pool.Add("n", 10);
   pool.Add("n", 30);
-  EXPECT_EQ(pool.Choose({1, 1, 20 * kSmallPerExtent}),
+  EXPECT_EQ(pool.Choose({1, 1, uint64_t{20} * kSmallPerExtent}),
             (std::vector<PlacedGrant>{
-                {20 * kSmallPerExtent, {{pool.devices()[1].id, DeviceUnit(kFirst)}}}}));
+                {uint64_t{20} * kSmallPerExtent, {{pool.devices()[1].id, DeviceUnit(kFirst)}}}}));
 }
 
 TEST(ChooseGrants, DealsAStripedVolumesRowsToDifferentDevices) {
   Pool pool;
   for (int d = 0; d < 4; ++d) pool.Add("n", 100);
   std::map<size_t, uint64_t> units;
-  for (const auto& grant : pool.Choose({1, 4, 64 * kSmallPerExtent})) {
+  for (const auto& grant : pool.Choose({1, 4, uint64_t{64} * kSmallPerExtent})) {
     units[pool.Index(grant.legs[0].first)] += grant.count;
   }
   EXPECT_EQ(units.size(), 4u);
@@ -269,12 +269,12 @@ TEST(ChooseGrants, GivesFewerRowsOnTwoNodesRatherThanAllOnOne) {
   pool.Add("n0", 100);
   pool.Add("n0", 100);
   pool.Add("n1", 3);
-  EXPECT_EQ(Count(pool.Choose({2, 1, 10 * kSmallPerExtent})), 3 * kSmallPerExtent);
+  EXPECT_EQ(Count(pool.Choose({2, 1, uint64_t{10} * kSmallPerExtent})), 3 * kSmallPerExtent);
   // The second node is full now.
-  EXPECT_EQ(Count(pool.Choose({2, 1, 10 * kSmallPerExtent})), 10 * kSmallPerExtent);
+  EXPECT_EQ(Count(pool.Choose({2, 1, uint64_t{10} * kSmallPerExtent})), 10 * kSmallPerExtent);
   // All at once is another question.
   pool.Add("n2", 3);
-  const auto all = ChooseGrants({2, 1, 10 * kSmallPerExtent, "", true}, pool.devices());
+  const auto all = ChooseGrants({2, 1, uint64_t{10} * kSmallPerExtent, "", true}, pool.devices());
   ASSERT_TRUE(all.ok()) << all.status();
 }
 
@@ -309,7 +309,7 @@ TEST(ChooseGrants, RefusalsSayWhatThereIs) {
             absl::ResourceExhaustedError(
                 "no space of class tape; free: nothing; add devices or delete volumes"));
   EXPECT_EQ(
-      ChooseGrants({1, 1, 11 * kSmallPerExtent, "", true}, pool.devices()).status(),
+      ChooseGrants({1, 1, uint64_t{11} * kSmallPerExtent, "", true}, pool.devices()).status(),
       absl::ResourceExhaustedError(
           "no space for 44M; free: d0 40M on node alpha; add devices, delete volumes or reserve "
           "less"));
@@ -319,7 +319,7 @@ TEST(ChooseGrants, UnitsGivenBackOneByOneAreWholeExtentsAgain) {
   std::mt19937_64 random(TestSeed());
   Pool pool;
   FreeSpace& space = pool.Add("n", 16);
-  const auto grants = pool.Choose({1, 1, 16 * kSmallPerExtent});
+  const auto grants = pool.Choose({1, 1, uint64_t{16} * kSmallPerExtent});
   ASSERT_EQ(space.free_units(), 0u);
   std::vector<uint64_t> units;
   for (const auto& grant : grants) {

@@ -11,7 +11,7 @@ namespace {
 
 constexpr uint64_t kDevices = 5;
 // Three extents in each of two columns: 192 units.
-constexpr uint64_t kColumnUnits = 3 * kSmallPerExtent;
+constexpr uint64_t kColumnUnits = uint64_t{3} * kSmallPerExtent;
 
 Geometry StripedMirror() {
   return Geometry::Make(5 * kExtentBytes + kSectorBytes, 2, 64 * kKiB, 2).value();

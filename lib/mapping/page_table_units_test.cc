@@ -64,20 +64,20 @@ TEST(PageTableUnits, EnterMakesLargeWordsOfWholeRowsAndTablesOfTheEnds) {
 
 TEST(PageTableUnits, EnterRefusesARunThatMeetsAnythingAndEntersNothingOfIt) {
   const auto table = Make(10);
-  ASSERT_TRUE(table->Enter(RunOf(0, 0, 5 * 64, 64, 0, 0), 2).ok());
+  ASSERT_TRUE(table->Enter(RunOf(0, 0, uint64_t{5} * 64, 64, 0, 0), 2).ok());
   ASSERT_TRUE(table->Enter(RunOf(0, 0, 7 * 64 + 10, 1, 0, 100), 2).ok());
   const std::vector<MapRun> before = Runs(*table);
   for (const MapRun& run : {
-           RunOf(0, 0, 5 * 64 + 63, 1, 1, 0),           // a unit of a large extent
-           RunOf(0, 0, 4 * 64 + 60, 5, 1, 0),           // its first unit is the run's last
-           RunOf(0, 0, 5 * 64 + 63, 5, 1, 0),           // its last is the run's first
-           RunOf(0, 0, 3 * 64 + 9, 64 + 64 + 9, 1, 0),  // tail
-           RunOf(0, 0, 3 * 64 + 9, 5 * 64, 1, 0),       // a row in the middle
-           RunOf(0, 0, 7 * 64 + 10, 1, 1, 0),           // the small extent itself
-           RunOf(0, 0, 7 * 64 + 8, 64, 1, 0),           // in the head
-           RunOf(0, 0, 6 * 64 + 8, 67, 1, 0),           // in the tail
-           RunOf(0, 0, 7 * 64, 64, 1, 0),               // the whole row of the table
-           RunOf(0, 0, 6 * 64 + 1, 3 * 64, 1, 0),
+           RunOf(0, 0, 5 * 64 + 63, 1, 1, 0),                // a unit of a large extent
+           RunOf(0, 0, 4 * 64 + 60, 5, 1, 0),                // its first unit is the run's last
+           RunOf(0, 0, 5 * 64 + 63, 5, 1, 0),                // its last is the run's first
+           RunOf(0, 0, 3 * 64 + 9, 64 + 64 + 9, 1, 0),       // tail
+           RunOf(0, 0, 3 * 64 + 9, uint64_t{5} * 64, 1, 0),  // a row in the middle
+           RunOf(0, 0, 7 * 64 + 10, 1, 1, 0),                // the small extent itself
+           RunOf(0, 0, 7 * 64 + 8, 64, 1, 0),                // in the head
+           RunOf(0, 0, 6 * 64 + 8, 67, 1, 0),                // in the tail
+           RunOf(0, 0, uint64_t{7} * 64, 64, 1, 0),          // the whole row of the table
+           RunOf(0, 0, 6 * 64 + 1, uint64_t{3} * 64, 1, 0),
        }) {
     const absl::Status status = table->Enter(run, 2);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << run.first.value();
@@ -85,7 +85,7 @@ TEST(PageTableUnits, EnterRefusesARunThatMeetsAnythingAndEntersNothingOfIt) {
     ASSERT_EQ(Runs(*table), before) << run.first.value();
     for (uint64_t row : {3, 4, 6, 8}) EXPECT_TRUE(table->Word(row, 0).is_hole()) << row;
   }
-  EXPECT_TRUE(table->Enter(RunOf(0, 0, 7 * 64, 10, 1, 0), 2).ok());
+  EXPECT_TRUE(table->Enter(RunOf(0, 0, uint64_t{7} * 64, 10, 1, 0), 2).ok());
   EXPECT_TRUE(table->Enter(RunOf(0, 0, 7 * 64 + 11, 53, 1, 0), 2).ok());
 }
 
@@ -111,7 +111,7 @@ TEST(PageTableUnits, ClearTakesWholeRowsPartsAndTablesThatItEmpties) {
   const auto table = Make(6, 2, 2);
   for (uint32_t column : {0, 1}) {
     for (uint32_t leg : {0, 1}) {
-      ASSERT_TRUE(table->Enter(RunOf(column, leg, 0, 4 * 64, 0, 0), 1).ok());
+      ASSERT_TRUE(table->Enter(RunOf(column, leg, 0, uint64_t{4} * 64, 0, 0), 1).ok());
     }
   }
   ASSERT_TRUE(table->Clear(1, ColumnUnit(60), 4 + 64 + 2).ok());

@@ -87,7 +87,7 @@ TEST(SectorHistory, RemembersAcrossJudgements) {
 
 TEST(SectorHistory, TakesBackWhatWasNotDurableAtAPowerCut) {
   // 7 is flushed, 8 acknowledged only; what was read before says nothing.
-  const auto after_cut = [](std::vector<uint64_t> reads, bool fua) {
+  const auto after_cut = [](const std::vector<uint64_t>& reads, bool fua) {
     SectorHistory history(1, true, /*power_cuts=*/true);
     history.AddChange(Write(5, 1, 2));
     history.AddChange(Write(7, 3, 4));

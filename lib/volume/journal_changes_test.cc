@@ -178,7 +178,7 @@ TEST_F(JournalChangesTest, HasTheBytesOfTheTable) {
                                             MapWord::kMapped,
                                             0};
   std::array<uint64_t, 8> found{};
-  ASSERT_EQ(pread(file_.get(), found.data(), sizeof(found), kChangesAt + 2 * 64),
+  ASSERT_EQ(pread(file_.get(), found.data(), sizeof(found), kChangesAt + uint64_t{2} * 64),
             static_cast<ssize_t>(sizeof(found)));
   EXPECT_EQ(found, expected);
   std::array<uint64_t, 4> scratch{};

@@ -18,7 +18,7 @@ namespace {
 constexpr uint64_t kRow = kSmallPerExtent;
 
 Geometry Shape(uint32_t columns, uint32_t legs) {
-  return Geometry::Make(1000 * columns * kExtentBytes, columns, 64 * kKiB, legs).value();
+  return Geometry::Make(uint64_t{1000} * columns * kExtentBytes, columns, 64 * kKiB, legs).value();
 }
 
 // Leg l lies on device first_device + l, each from unit `unit` + 1000 * l on.
@@ -26,7 +26,7 @@ Grant At(uint16_t first_device, uint64_t unit, uint64_t count, uint16_t legs = 1
   Grant grant{.count = count, .legs = {}};
   for (uint16_t l = 0; l < legs; ++l) {
     grant.legs.push_back({.device = DeviceIndex(static_cast<uint16_t>(first_device + l)),
-                          .unit = DeviceUnit(unit + 1000u * l)});
+                          .unit = DeviceUnit(unit + uint64_t{1000} * l)});
   }
   return grant;
 }
@@ -230,7 +230,7 @@ TEST(ReservationTest, KeepsTheBooks) {
       EXPECT_EQ(grant.legs.size(), legs);
       for (uint16_t l = 0; l < legs; ++l) {
         EXPECT_EQ(grant.legs[l].device.value(), grant.legs[0].device.value() + l);
-        EXPECT_EQ(grant.legs[l].unit.value(), grant.legs[0].unit.value() + 1000u * l);
+        EXPECT_EQ(grant.legs[l].unit.value(), grant.legs[0].unit.value() + uint64_t{1000} * l);
       }
       for (uint64_t i = 0; i < grant.count; ++i) {
         units.emplace_back(grant.legs[0].device.value(), grant.legs[0].unit.value() + i);

@@ -148,7 +148,8 @@ std::string CaseName(const testing::TestParamInfo<Case>& instance) {
 INSTANTIATE_TEST_SUITE_P(Shapes, ThinModel, testing::ValuesIn(Cases()), CaseName);
 
 TEST_P(ThinModel, ReadsOnlyWhatTheHistoryExplains) {
-  const auto& [shape, end] = GetParam();
+  const Shape& shape = GetParam().shape;
+  const End end = GetParam().end;
   const uint64_t seed = TestSeed();
   std::mt19937_64 random(seed);
   PowerSupply supply;
@@ -156,7 +157,7 @@ TEST_P(ThinModel, ReadsOnlyWhatTheHistoryExplains) {
   ThinFixture f(shape, (2 * shape.columns + 1) * kExtentBytes,
                 {.device = {.seed = seed, .threads = 2, .max_delay = absl::Microseconds(50)},
                  // Two rows full, and some to spare.
-                 .units = 6 * kSmallPerExtent,
+                 .units = uint64_t{6} * kSmallPerExtent,
                  .power = power,
                  // Now and then there is no whole row.
                  .longest_piece = random() % 4 == 0 ? 16u : 200u,
@@ -168,13 +169,13 @@ TEST_P(ThinModel, ReadsOnlyWhatTheHistoryExplains) {
   // Around the arena all is full, so that its rows fold when it is.
   const std::string before(arena.first_sector * kSectorBytes, 'b');
   const uint64_t after_at = before.size() + arena.sectors * kSectorBytes;
-  const std::string after(2 * shape.columns * kExtentBytes - after_at, 'a');
+  const std::string after(uint64_t{2} * shape.columns * kExtentBytes - after_at, 'a');
   ASSERT_TRUE(f.volume->Write(0, before, false).ok());
   ASSERT_TRUE(f.volume->Write(after_at, after, true).ok());
   ASSERT_TRUE(f.volume->Flush().ok());
 
   const auto read_all = [&] {
-    std::string all(2 * shape.columns * kExtentBytes, 'x');
+    std::string all(uint64_t{2} * shape.columns * kExtentBytes, 'x');
     const uint64_t began = history.Now();
     ASSERT_TRUE(f.volume->Read(0, absl::MakeSpan(all)).ok());
     EXPECT_TRUE(all.substr(0, before.size()) == before);

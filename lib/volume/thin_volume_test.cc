@@ -120,7 +120,7 @@ TEST_P(ThinVolumeOfEachShape, GivesBackTheSpaceOfWhatIsTrimmedAndZeroesTheRest) 
 
 TEST_P(ThinVolumeOfEachShape, TakesNoSpaceForZeros) {
   ThinFixture f(GetParam(), kSize);
-  ASSERT_TRUE(f.volume->Write(1000 * 512, std::string(kExtentBytes, '\0'), true).ok());
+  ASSERT_TRUE(f.volume->Write(uint64_t{1000} * 512, std::string(kExtentBytes, '\0'), true).ok());
   ASSERT_TRUE(f.volume->Zero(0, kSize, {}).ok());
   ASSERT_TRUE(f.volume->Zero(512, kSize - 512, {.fua = true, .may_trim = true}).ok());
   EXPECT_EQ(f.site->bound_units(), 0u);
@@ -602,7 +602,7 @@ TEST(ThinVolume, KeepsFillingItsReservationAheadOfAWriter) {
     ASSERT_TRUE(f.volume->Write(i * kExtentBytes, Pattern(4096, i), false).ok());
   }
   // About as much as that took within two seconds.
-  EXPECT_TRUE(Eventually([&] { return f.site->granted_units() >= 16 * 64; }));
+  EXPECT_TRUE(Eventually([&] { return f.site->granted_units() >= uint64_t{16} * 64; }));
 }
 
 TEST(RecentCount, TellsTheHighestRateOfTwoSeconds) {

@@ -196,6 +196,7 @@ TEST(OptionsTest, ThinVolumesThatAreWrittenGetAThreadForEachRequestThatMayBeHeld
         "/d",           "--via",       "socket"};
     words.insert(words.end(), more.begin(), more.end());
     std::vector<char*> argv;
+    argv.reserve(words.size() + 1);
     for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
     const auto options = ParseOptions(static_cast<int>(words.size()), argv.data());

@@ -77,7 +77,6 @@ class ReclaimTest(unittest.TestCase):
             writer = Writer(point / "busy", generator)
             writer.start()
             try:
-                shares = []
                 for number in range(ROUNDS):
                     victim = point / f"victim{number}"
                     self.fill(victim, generator, 600 * MIB)
@@ -86,18 +85,20 @@ class ReclaimTest(unittest.TestCase):
                     for file in victim.iterdir():
                         file.unlink()
                     victim.rmdir()
-                    os.sync()
-                    # Two commits past the deletion, as a busy file system makes them.
-                    for _ in range(3):
-                        time.sleep(0.3)
-                        os.sync()
+                    # A new file system is known once somebody has asked, or after 15 seconds.
                     dry = site.braid("volume", "reclaim", "v", "--dry-run")
                     self.assertGreaterEqual(site.volume("v")["allocated_bytes"], full)
-                    done = site.braid("volume", "reclaim", "v", timeout=120)
-                    left = site.volume("v")["allocated_bytes"]
-                    shares.append((full - left) / (600 * MIB))
-                    print(f"round {number}: allocated {full / MIB:.0f} MiB, after reclaim "
-                          f"{left / MIB:.0f} MiB; dry run {dry}, reclaim {done}")
+                    # Two commits past the deletion, as a busy file system makes them.
+                    for passes in range(1, 6):
+                        for _ in range(3):
+                            time.sleep(0.3)
+                            os.sync()
+                        done = site.braid("volume", "reclaim", "v", timeout=120)
+                        left = site.volume("v")["allocated_bytes"]
+                        if left < full - 500 * MIB:
+                            break
+                    print(f"round {number}: allocated {full / MIB:.0f} MiB, after {passes} passes "
+                          f"{left / MIB:.0f} MiB; dry run {dry}, last {done}")
                     self.assertLess(left, full - 500 * MIB)
                     self.assertIsNone(writer.error)
             finally:

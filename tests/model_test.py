@@ -12,7 +12,7 @@ import harness
 import volume_model
 from nbd_driver import Driver
 
-SECONDS = float(os.environ.get("BRAID_MODEL_SECONDS", 6))
+SECONDS = float(os.environ.get("BRAID_MODEL_SECONDS", 4))
 SIZE = 48 * harness.MIB
 LAYOUT = sys.argv.pop() if len(sys.argv) > 1 and sys.argv[-1] in harness.LAYOUTS else "linear"
 

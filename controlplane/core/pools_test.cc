@@ -110,9 +110,9 @@ TEST_F(PoolsTest, TellsTheRateOfTheLastHourAndWhenThePoolIsFull) {
   AddDevice("a");
   EXPECT_EQ(Of("ssd").allocation_per_second, 0);
   Create({.name = "v0", .size_bytes = 36 * kMiB});
-  PassTime(59);
+  host_.SetNow(kStart + 59);
   EXPECT_EQ(Of("ssd").allocation_per_second, 0);
-  PassTime(1800 - 59);
+  PassTime(1800);
   PoolUsage usage = Of("ssd");
   EXPECT_DOUBLE_EQ(usage.allocation_per_second, 36.0 * kMiB / 1800);
   EXPECT_EQ(usage.seconds_to_full, (364 * uint64_t{1800} + 35) / 36);

@@ -218,7 +218,7 @@ class FioTest(unittest.TestCase):
                      "--rw=randwrite", f"--bs={generator.choice(['4k', '64k', '512k'])}",
                      "--iodepth=16", "--size=96m", "--verify=crc32c", "--do_verify=1",
                      f"--randseed={generator.randrange(1 << 30)}", "--verify_fatal=1",
-                     "--fsync=64"], f"fio{number}")
+                     "--fsync=64"], f"fio{number}", cwd=site.dir)
                 harness.wait_until(
                     lambda: site.pool()["state"] == "POOL_STATE_FULL" or not job.running(),
                     "the pool runs full")
